@@ -1,0 +1,157 @@
+/// Appending of one slot: basis, tail or code, sealing.
+#pragma once
+
+#include <cstdint>
+
+#include "terse/cache/class_store.hpp"
+#include "terse/cache/steps.hpp"
+#include "terse/core/head_rows.hpp"
+#include "terse/core/scalar.hpp"
+
+namespace terse {
+
+/// Keys and values of a step's tokens, rows in the order of the step's parts.
+///
+/// Without a projector keys and values are `[row, kv_head, head_dim]`, keys after RoPE. With one
+/// they are latents `[row, group, rank]`, groups of the projector in the order of the heads.
+/// Magnitudes above 65504 are stored as 65504; NaN and infinities are refused.
+struct AppendInputs {
+  HeadRows keys{};
+  HeadRows values{};
+  HeadRows gate_logits{};  ///< `[row, kv_head]` (one channel); only for Signal::gate_logit
+};
+
+namespace detail {
+
+/// Finds NaN or infinity in `rows` rows.
+[[nodiscard]] inline bool all_finite(const HeadRows& in, std::int64_t rows, int heads,
+                                     int channels) noexcept {
+  constexpr int chunk = 64;
+  float x[chunk];
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (int h = 0; h < heads; ++h) {
+      for (int c = 0; c < channels; c += chunk) {
+        const int n = channels - c < chunk ? channels - c : chunk;
+        HeadRows part = in;
+        part.data = static_cast<const std::byte*>(in.data) + c * scalar_bytes(in.scalar);
+        part.load(row, h, n, x);
+        std::uint32_t bad = 0;
+        for (int i = 0; i < n; ++i) bad |= static_cast<std::uint32_t>(!is_finite(x[i]));
+        if (bad != 0) return false;
+      }
+    }
+  }
+  return true;
+}
+
+/// Writes one vector: to the open block, or to the tail and the sinks, in the codec's basis.
+template <class CodecPart, class Store>
+void write_vector(Store& store, const typename Store::Ref& r, Side side, int sequence, int unit,
+                  int stream, int entry, std::int64_t position, float* x) noexcept {
+  const ClassShape& shape = store.shape;
+  const CodecContext context{side, side == Side::key ? shape.key_width : shape.value_width};
+  for (int c = 0; c < context.width; ++c) x[c] = clamp(x[c], -f16_max, f16_max);
+  to_basis<CodecPart>(context, x);
+  const auto exact_offset = [&](int tokens) {
+    return side == Side::key ? shape.exact_key_offset(stream, tokens)
+                             : shape.exact_value_offset(stream, tokens);
+  };
+  const int token = static_cast<int>((position - store.base.grids[sequence].origin) % block_tokens);
+  if (shape.open) {
+    if constexpr (CanEncodeToken<CodecPart>) {
+      std::byte* block =
+          r.block(sequence, unit, entry) +
+          (side == Side::key ? shape.key_offset(stream) : shape.value_offset(stream));
+      CodecPart::encode_token(context, x, token, block);
+    }
+  } else {
+    Identity::store(context, x, block_tokens, token,
+                    r.tail_block(sequence, unit, position) + exact_offset(block_tokens));
+  }
+  if (position < shape.tail.sink_tokens) {
+    Identity::store(context, x, sink_block_tokens, static_cast<int>(position),
+                    r.sink_block(sequence, unit) + exact_offset(sink_block_tokens));
+  }
+}
+
+/// Encodes the tail's copy of the block at `first` into the page of `entry`.
+template <class CodecPart, class Store>
+void seal_stream(Store& store, const typename Store::Ref& r, Side side, int sequence, int unit,
+                 int stream, int entry, std::int64_t first) noexcept {
+  const ClassShape& shape = store.shape;
+  const CodecContext context{side, side == Side::key ? shape.key_width : shape.value_width};
+  const std::byte* exact = r.tail_block(sequence, unit, first) +
+                           (side == Side::key ? shape.exact_key_offset(stream, block_tokens)
+                                              : shape.exact_value_offset(stream, block_tokens));
+  for (int t = 0; t < block_tokens; ++t) {
+    for (int c = 0; c < context.width; ++c) {
+      store.vectors[t * context.width + c] = Identity::load(context, exact, block_tokens, t, c);
+    }
+  }
+  encode_block<CodecPart>(
+      context, store.vectors,
+      r.block(sequence, unit, entry) +
+          (side == Side::key ? shape.key_offset(stream) : shape.value_offset(stream)));
+}
+
+/// Appends `tokens` tokens of one sequence, rows from `row0` of the inputs, at the committed
+/// length.
+template <class Store>
+void append_sequence(Store& store, const typename Store::Ref& r, int sequence, int tokens,
+                     std::int64_t row0, const AppendInputs& in) noexcept {
+  using Policy = typename Store::Ref::policy;
+  using KeyCodec = typename Policy::key_codec;
+  using ValueCodec = typename Policy::value_codec;
+  const ClassShape& shape = store.shape;
+  const GridRecord& grid = store.base.grids[sequence];
+  const std::int64_t length = r.sequences[sequence].length_tokens;
+  const std::int64_t end = length + tokens;
+  for (int u = 0; u < shape.unit.units; ++u) {
+    const int row = r.row_of_unit(u);
+    const int count = r.entry_count(sequence, row);
+    // The newest entries of a row are the grid's newest blocks, one each.
+    const std::int64_t last_block = (end - 1 - grid.origin) / block_tokens;
+    for (int i = 0; i < tokens; ++i) {
+      const std::int64_t position = length + i;
+      const std::int64_t grid_block = (position - grid.origin) / block_tokens;
+      const int entry = count - 1 - static_cast<int>(last_block - grid_block);
+      const auto token = static_cast<unsigned>((position - grid.origin) % block_tokens);
+      float* x = store.vectors;
+      for (int s = 0; s < shape.unit.key_streams; ++s) {
+        in.keys.load(row0 + i, u * shape.unit.key_streams + s, shape.key_width, x);
+        write_vector<KeyCodec>(store, r, Side::key, sequence, u, s, entry, position, x);
+      }
+      for (int s = 0; s < shape.unit.value_streams; ++s) {
+        in.values.load(row0 + i, u * shape.unit.value_streams + s, shape.value_width, x);
+        write_vector<ValueCodec>(store, r, Side::value, sequence, u, s, entry, position, x);
+      }
+      r.live_mask(sequence, u, entry) |= std::uint64_t{1} << token;
+      if constexpr (Store::has_state) {
+        auto& state = r.token_states[r.unit_entry(sequence, u, entry) * block_tokens + token];
+        state = {};
+        if constexpr (Policy::signal == Signal::gate_logit) {
+          for (int h = 0; h < shape.unit.heads_per_unit; ++h) {
+            float logit;
+            in.gate_logits.load(row0 + i, u * shape.unit.heads_per_unit + h, 1, &logit);
+            Policy::evictor::admit(state, logit);
+          }
+        }
+      }
+    }
+    if (shape.open) continue;
+    const std::int64_t sealed_end = sealed_end_of(store, grid, end);
+    for (std::int64_t first = grid.sealed_end; first < sealed_end; first += block_tokens) {
+      const int entry =
+          count - 1 - static_cast<int>(last_block - (first - grid.origin) / block_tokens);
+      for (int s = 0; s < shape.unit.key_streams; ++s) {
+        seal_stream<KeyCodec>(store, r, Side::key, sequence, u, s, entry, first);
+      }
+      for (int s = 0; s < shape.unit.value_streams; ++s) {
+        seal_stream<ValueCodec>(store, r, Side::value, sequence, u, s, entry, first);
+      }
+    }
+  }
+}
+
+}  // namespace detail
+}  // namespace terse

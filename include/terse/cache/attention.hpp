@@ -1,0 +1,176 @@
+/// What attention takes and gives, and which tokens a query row sees.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "terse/cache/ref.hpp"
+#include "terse/core/head_rows.hpp"
+#include "terse/core/span.hpp"
+
+namespace terse {
+
+struct AttendParams {
+  float softmax_scale = 0;        ///< 0: 1 / sqrt(head_dim)
+  float logit_soft_cap = 0;       ///< c > 0: logits become c * tanh(logit / c)
+  int sliding_window_tokens = 0;  ///< w > 0: position p sees only positions above p - w
+  /// `[query_head]` or null: one more logit per head whose value is zero (attention sinks that the
+  /// model learned). It is part of lse_ln.
+  const float* sink_logits = nullptr;
+  bool latent_output = false;        ///< with a projector: give `[row, query_head, value_rank]`
+  bool require_specialized = false;  ///< refuse to run generic inner loops
+};
+
+/// The query rows of part i are the newest `parts[i].tokens` positions of its sequence, of a step
+/// in progress if there is one. Rows lie one part after another.
+struct AttendInputs {
+  Span<const StepPart> parts{};
+  HeadRows queries{};  ///< `[row, query_head, head_dim]`, after RoPE at their positions
+};
+
+struct AttendOutputs {
+  MutableHeadRows output{};  ///< `[row, query_head, head_dim]`; zero where a row sees no token
+  float* lse_ln =
+      nullptr;  ///< `[row, query_head]` or null; natural log, -inf where no token is seen
+  /// `[part, unit, entry, 64]` or null: attention probabilities summed over the rows of a part and
+  /// the query heads of a unit. Sizes: KVCache::column_sum_floats.
+  float* column_sums = nullptr;
+};
+
+/// Combines two attention states over disjoint token sets, in place of the first: outputs
+/// `[rows, channels]`, `lse_ln [rows]`. Empty states (lse_ln = -inf) are neutral.
+inline void merge(std::int64_t rows, int channels, float* output, float* lse_ln,
+                  const float* other_output, const float* other_lse_ln) noexcept {
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float a = lse_ln[r], b = other_lse_ln[r];
+    const float high = a > b ? a : b;
+    if (high == -INFINITY) continue;
+    const float weight_a = std::exp(a - high), weight_b = std::exp(b - high);
+    const float sum = weight_a + weight_b;
+    for (int c = 0; c < channels; ++c) {
+      float& x = output[r * channels + c];
+      x = (x * weight_a + other_output[r * channels + c] * weight_b) / sum;
+    }
+    lse_ln[r] = high + std::log(sum);
+  }
+}
+
+namespace detail {
+
+/// Tokens of one entry that one query row reads.
+struct RowMask {
+  std::uint64_t decoded = 0;  ///< from the encoded block
+  std::uint64_t exact = 0;    ///< from the tail
+  std::uint64_t sinks = 0;    ///< from the exact sinks; bit = position
+  std::uint64_t prefix = 0;   ///< of these (sinks included), those before the evictor's prefix end
+};
+
+template <class Ref>
+[[nodiscard]] RowMask row_mask(const Ref& r, int sequence, int unit, int entry,
+                               std::int64_t position, int sliding_window_tokens) noexcept {
+  RowMask mask;
+  std::uint64_t seen =
+      r.live_mask(sequence, unit, entry) & r.before(sequence, unit, entry, position + 1);
+  if (sliding_window_tokens > 0) {
+    seen &= ~r.before(sequence, unit, entry, position - sliding_window_tokens + 1);
+  }
+  if (seen == 0) return mask;
+  const std::int64_t first = r.first_position(sequence, unit, entry);
+  const bool in_tail = !r.shape.open && first >= r.grids[sequence].exact_begin;
+  if (in_tail && first >= r.sealed_before(sequence, position)) {
+    mask.exact = seen;
+  } else {
+    mask.decoded = seen;
+    if (first < r.shape.tail.sink_tokens) {
+      std::uint64_t sinks = seen & r.before(sequence, unit, entry, r.shape.tail.sink_tokens);
+      mask.decoded = seen & ~sinks;
+      for (; sinks != 0; sinks &= sinks - 1) {
+        mask.sinks |= std::uint64_t{1} << r.position(sequence, unit, entry, __builtin_ctzll(sinks));
+      }
+    }
+  }
+  return mask;
+}
+
+/// Live tokens that the query at `position` sees.
+template <class Ref>
+[[nodiscard]] std::int64_t seen_tokens(const Ref& r, int sequence, int unit,
+                                       std::int64_t position) noexcept {
+  std::int64_t n = 0;
+  for (int e = 0; e < r.entry_count(sequence, r.row_of_unit(unit)); ++e) {
+    n += __builtin_popcountll(r.live_mask(sequence, unit, e) &
+                              r.before(sequence, unit, e, position + 1));
+  }
+  return n;
+}
+
+/// Steps by which a query at `position` is turned for the tokens before the evictor's prefix end,
+/// so that distances to them are those inside the cache. 0 without Reindex::cache_index.
+template <class Ref>
+[[nodiscard]] std::int64_t prefix_shift(const Ref& r, int sequence, int unit,
+                                        std::int64_t position) noexcept {
+  if constexpr (Ref::policy::reindex == Reindex::cache_index) {
+    return seen_tokens(r, sequence, unit, position) - 1 - position;
+  } else {
+    return 0;
+  }
+}
+
+/// End of the positions that prefix_shift is about.
+template <class Ref>
+[[nodiscard]] std::int64_t prefix_end(const Ref& r) noexcept {
+  if constexpr (Ref::policy::reindex == Reindex::cache_index) {
+    return Ref::policy::evictor::prefix_tokens(r.eviction);
+  } else {
+    return 0;
+  }
+}
+
+template <class Ref>
+[[nodiscard]] Status check_attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
+                                  const AttendParams& params) noexcept {
+  if (in.parts.empty()) {
+    return error(StatusCode::invalid_argument, "terse::attend: no parts");
+  }
+  if (in.queries.data == nullptr || out.output.data == nullptr) {
+    return error(StatusCode::null_pointer, "terse::attend: queries or output is null");
+  }
+  std::int64_t rows = 0;
+  for (const StepPart& part : in.parts) {
+    const int i = part.sequence.index;
+    if (i < 0 || i >= r.shape.sequences || r.sequences[i].alive == 0 ||
+        r.sequences[i].generation != part.sequence.generation) {
+      return error(StatusCode::stale_sequence, "terse::attend: a handle names no living sequence",
+                   i);
+    }
+    if (part.tokens < 1 || part.tokens > r.shape.max_step_tokens) {
+      return error(StatusCode::invalid_argument,
+                   "terse::attend: rows of a part must be in 1..max_step_tokens", part.tokens);
+    }
+    if (part.tokens > r.visible_tokens(i)) {
+      return error(StatusCode::invalid_argument,
+                   "terse::attend: more rows than the sequence has tokens", part.tokens);
+    }
+    rows += part.tokens;
+  }
+  const int out_channels = params.latent_output ? r.shape.value_width : r.shape.head_dim;
+  if ((r.shape.query_heads > 1 &&
+       (in.queries.head_stride < r.shape.head_dim || out.output.head_stride < out_channels)) ||
+      (rows > 1 &&
+       (in.queries.row_stride < r.shape.head_dim || out.output.row_stride < out_channels))) {
+    return error(StatusCode::invalid_argument, "terse::attend: a stride is smaller than a vector");
+  }
+  if (params.latent_output && !Ref::policy::projects) {
+    return error(StatusCode::invalid_argument,
+                 "terse::attend: latent_output needs a policy with a projector");
+  }
+  if (params.softmax_scale < 0 || params.logit_soft_cap < 0 || params.sliding_window_tokens < 0) {
+    return error(StatusCode::invalid_argument,
+                 "terse::attend: softmax_scale, logit_soft_cap and sliding_window_tokens must not "
+                 "be negative");
+  }
+  return {};
+}
+
+}  // namespace detail
+}  // namespace terse

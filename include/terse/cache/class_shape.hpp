@@ -1,0 +1,183 @@
+/// Sizes and strides of the storage of one policy class, all derived from the codecs' records.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/cache/config.hpp"
+#include "terse/core/math.hpp"
+#include "terse/layout/layout.hpp"
+#include "terse/policy/compose.hpp"
+#include "terse/policy/identity.hpp"
+
+namespace terse {
+
+/// Sink tokens are stored in blocks with room for this many tokens.
+inline constexpr int sink_block_tokens = 16;
+
+struct ClassShape {
+  int slots = 0;
+  int sequences = 0;
+  int query_heads = 0;
+  int kv_heads = 0;
+  int head_dim = 0;
+  UnitShape unit{};
+  int key_width = 0;      ///< channels of a key stream
+  int value_width = 0;    ///< channels of a value stream
+  int rows = 0;           ///< lists of entries per (slot, sequence)
+  int units_per_row = 0;  ///< units that share such a list
+  int entries = 0;        ///< capacity of a list
+  int ring_blocks = 0;    ///< 64-token blocks of a tail
+  bool open = false;      ///< tokens are encoded at append, there is no tail
+  int max_step_tokens = 0;
+  TailSpec tail{};
+  Record key_record{};
+  Record value_record{};
+  std::size_t unit_bytes = 0;         ///< one block of one unit, all streams
+  std::size_t page_bytes = 0;         ///< one block of one row
+  std::size_t tail_block_bytes = 0;   ///< 64 exact tokens of one unit, all streams
+  std::size_t sink_bytes = 0;         ///< exact sink tokens of one unit
+  std::size_t tail_stride_bytes = 0;  ///< tail and sinks of one unit
+  std::int64_t num_pages = 0;
+
+  [[nodiscard]] int unit_query_heads() const noexcept {
+    return query_heads / kv_heads * unit.heads_per_unit;
+  }
+  [[nodiscard]] std::size_t key_offset(int stream) const noexcept {
+    return static_cast<std::size_t>(stream) * key_record.bytes;
+  }
+  [[nodiscard]] std::size_t value_offset(int stream) const noexcept {
+    return static_cast<std::size_t>(unit.key_streams) * key_record.bytes +
+           static_cast<std::size_t>(stream) * value_record.bytes;
+  }
+  /// Byte offset of a key stream in 16-bit storage with room for `tokens`.
+  [[nodiscard]] std::size_t exact_key_offset(int stream, int tokens) const noexcept {
+    return static_cast<std::size_t>(stream * key_width * tokens) * 2;
+  }
+  [[nodiscard]] std::size_t exact_value_offset(int stream, int tokens) const noexcept {
+    return static_cast<std::size_t>((unit.key_streams * key_width + stream * value_width) *
+                                    tokens) *
+           2;
+  }
+  [[nodiscard]] std::size_t exact_bytes(int tokens) const noexcept {
+    return exact_value_offset(unit.value_streams, tokens);
+  }
+  /// Stored bits of a sealed block per key or value element that it stands for.
+  [[nodiscard]] double bits_per_element() const noexcept {
+    return 8.0 * static_cast<double>(unit_bytes) /
+           (2.0 * block_tokens * unit.heads_per_unit * head_dim);
+  }
+};
+
+namespace detail {
+
+template <Layout L, class Policy>
+[[nodiscard]] Status make_class_shape(const CacheConfig& config,
+                                      const PolicyConfig<Policy>& policy_config, int slots,
+                                      ClassShape* out) noexcept {
+  using KeyCodec = typename Policy::key_codec;
+  using ValueCodec = typename Policy::value_codec;
+  const auto positive = [](int value) { return value > 0; };
+  if (!positive(config.num_layers) || !positive(config.num_query_heads) ||
+      !positive(config.num_kv_heads) || !positive(config.head_dim) ||
+      !positive(config.max_sequences) || !positive(config.max_tokens) ||
+      !positive(config.max_step_tokens)) {
+    return error(StatusCode::invalid_argument,
+                 "terse::CacheConfig: layers, heads, head_dim, max_sequences, max_tokens and "
+                 "max_step_tokens must be positive");
+  }
+  if (config.num_query_heads % config.num_kv_heads != 0) {
+    return error(StatusCode::invalid_argument,
+                 "terse::CacheConfig: num_query_heads must be a multiple of num_kv_heads",
+                 config.num_query_heads);
+  }
+  if (config.head_dim > 1024 || config.max_step_tokens > (1 << 20) ||
+      config.max_tokens > (1 << 30)) {
+    return error(StatusCode::unsupported,
+                 "terse::CacheConfig: head_dim is limited to 1024, max_step_tokens to 2^20, "
+                 "max_tokens to 2^30");
+  }
+  if (Status s = config.rope.validate(config.head_dim); !s.ok()) return s;
+  if (Status s = policy_config.eviction.validate(); !s.ok()) return s;
+
+  ClassShape shape;
+  shape.slots = slots;
+  shape.sequences = config.max_sequences;
+  shape.query_heads = config.num_query_heads;
+  shape.kv_heads = config.num_kv_heads;
+  shape.head_dim = config.head_dim;
+  shape.max_step_tokens = config.max_step_tokens;
+  if (Status s = divide_units<typename Policy::projector>(config.num_kv_heads, &shape.unit);
+      !s.ok()) {
+    return s;
+  }
+  shape.key_width = shape.value_width = config.head_dim;
+  if constexpr (Policy::projects) {
+    if (policy_config.factors.size() != static_cast<std::size_t>(slots)) {
+      return error(StatusCode::invalid_argument,
+                   "terse::PolicyConfig: a policy with a projector needs factors for every slot",
+                   static_cast<std::int64_t>(policy_config.factors.size()));
+    }
+    for (const ProjectionFactors& f : policy_config.factors) {
+      if (f.key_up == nullptr || f.value_up == nullptr) {
+        return error(StatusCode::null_pointer, "terse::ProjectionFactors: a factor is null");
+      }
+      if (f.key_rank <= 0 || f.value_rank <= 0 || f.key_rank > 4096 || f.value_rank > 4096) {
+        return error(StatusCode::invalid_argument,
+                     "terse::ProjectionFactors: ranks must be in 1..4096");
+      }
+      if (f.key_rank != policy_config.factors[0].key_rank ||
+          f.value_rank != policy_config.factors[0].value_rank) {
+        return error(StatusCode::invalid_argument,
+                     "terse::ProjectionFactors: the slots of one policy class must have equal "
+                     "ranks, because their pages come from one pool; use a Schedule");
+      }
+    }
+    shape.key_width = policy_config.factors[0].key_rank;
+    shape.value_width = policy_config.factors[0].value_rank;
+  }
+  if (Status s = supports_width<KeyCodec>(Side::key, shape.key_width); !s.ok()) return s;
+  if (Status s = supports_width<ValueCodec>(Side::value, shape.value_width); !s.ok()) return s;
+  if constexpr (Policy::reindex == Reindex::cache_index) {
+    if (config.rope.rotary_dim == 0) {
+      return error(StatusCode::invalid_argument,
+                   "terse::CacheConfig: cache-index positions rotate queries; set rope");
+    }
+  }
+
+  shape.tail = policy_config.tail.value_or(Policy::tail);
+  if (Status s = shape.tail.validate(); !s.ok()) return s;
+  shape.open = CanEncodeToken<KeyCodec> && CanEncodeToken<ValueCodec> && shape.tail.min_tokens == 0;
+
+  const bool per_head = L::head_paging == HeadPaging::per_head;
+  shape.rows = per_head ? shape.unit.units : 1;
+  shape.units_per_row = per_head ? 1 : shape.unit.units;
+  // One block more than the tokens need: a truncated sequence continues in a new block.
+  shape.entries = ceil_div(config.max_tokens, block_tokens) + 1;
+  shape.ring_blocks =
+      shape.open ? 0
+                 : static_cast<int>(ceil_div(shape.tail.capacity_tokens(config.max_step_tokens),
+                                             std::int64_t{block_tokens}));
+  shape.key_record = KeyCodec::record(Side::key, shape.key_width);
+  shape.value_record = ValueCodec::record(Side::value, shape.value_width);
+  shape.unit_bytes = shape.value_offset(shape.unit.value_streams);
+  shape.page_bytes = shape.unit_bytes * static_cast<std::size_t>(shape.units_per_row);
+  shape.tail_block_bytes = round_up(shape.exact_bytes(block_tokens), record_align_bytes);
+  shape.sink_bytes = shape.tail.sink_tokens == 0
+                         ? 0
+                         : round_up(shape.exact_bytes(sink_block_tokens), record_align_bytes);
+  shape.tail_stride_bytes =
+      shape.tail_block_bytes * static_cast<std::size_t>(shape.ring_blocks) + shape.sink_bytes;
+  const std::int64_t all_pages =
+      std::int64_t{shape.slots} * shape.sequences * shape.rows * shape.entries;
+  shape.num_pages = L::paged && policy_config.num_pages > 0 ? policy_config.num_pages : all_pages;
+  if (policy_config.num_pages < 0 || shape.num_pages > 0x7fffffff) {
+    return error(StatusCode::invalid_argument,
+                 "terse::PolicyConfig: num_pages must be in 0..2^31-1", policy_config.num_pages);
+  }
+  *out = shape;
+  return {};
+}
+
+}  // namespace detail
+}  // namespace terse

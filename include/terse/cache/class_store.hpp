@@ -1,0 +1,189 @@
+/// Storage of one policy class: the tables of its slots, its page pool and its scratch.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+
+#include "terse/cache/page_pool.hpp"
+#include "terse/cache/ref.hpp"
+
+namespace terse::detail {
+
+/// Hands out consecutive aligned ranges of a buffer; with a null base it only counts.
+class Carver {
+ public:
+  explicit Carver(std::byte* base = nullptr) noexcept : base_(base) {}
+  template <class T>
+  T* take(std::size_t count) noexcept {
+    used_ = round_up(used_, std::size_t{64});
+    T* at = base_ == nullptr ? nullptr : reinterpret_cast<T*>(base_ + used_);
+    used_ += count * sizeof(T);
+    return at;
+  }
+  [[nodiscard]] std::size_t used_bytes() const noexcept {
+    return round_up(used_, record_align_bytes);
+  }
+
+ private:
+  std::byte* base_;
+  std::size_t used_ = 0;
+};
+
+template <Layout L, class Policy>
+struct ClassStore {
+  using Ref = KVCacheRef<L, Policy>;
+  using TokenState = typename Ref::TokenState;
+  using Item = typename TokenList<TokenState>::Item;
+  static constexpr bool has_state = token_state_bytes<typename Policy::evictor> > 0;
+
+  ClassShape shape{};
+  Ref base{};                                  // of slot 0; the others follow at fixed strides
+  const ProjectionFactors* factors = nullptr;  // [slot]
+  PagePool pool{};
+  Item* items = nullptr;  // scratch of evict and compact, one unit
+  std::uint64_t* item_keys = nullptr;
+  float* vectors = nullptr;  // scratch of encoding, [64, widest stream]
+
+  /// Places all arrays in the state buffer that `carver` divides.
+  void carve_state(Carver& carver) noexcept {
+    const auto slots = static_cast<std::size_t>(shape.slots);
+    const auto sequences = static_cast<std::size_t>(shape.sequences);
+    const auto entries = static_cast<std::size_t>(shape.entries);
+    const std::size_t rows = slots * sequences * static_cast<std::size_t>(shape.rows);
+    const std::size_t unit_entries =
+        slots * sequences * static_cast<std::size_t>(shape.unit.units) * entries;
+    base.grids = carver.template take<GridRecord>(sequences);
+    base.entry_counts = carver.template take<std::int32_t>(rows);
+    if constexpr (L::paged) {
+      base.page_table = carver.template take<std::int32_t>(rows * entries);
+      auto* record = carver.template take<PoolRecord>(1);
+      auto* free_list =
+          carver.template take<std::int32_t>(static_cast<std::size_t>(shape.num_pages));
+      auto* references =
+          carver.template take<std::int32_t>(static_cast<std::size_t>(shape.num_pages));
+      pool = PagePool(record, free_list, references);
+    }
+    base.live = carver.template take<std::uint64_t>(unit_entries);
+    base.first_positions = carver.template take<std::int32_t>(unit_entries);
+    if constexpr (Ref::scatters) {
+      base.position_deltas = carver.template take<std::uint16_t>(unit_entries * block_tokens);
+    }
+    if constexpr (has_state) {
+      base.token_states = carver.template take<TokenState>(unit_entries * block_tokens);
+    }
+    items = carver.template take<Item>(entries * block_tokens);
+    // Also the place where compact builds a block of a contiguous layout.
+    const std::size_t block_words = shape.unit_bytes / sizeof(std::uint64_t);
+    item_keys = carver.template take<std::uint64_t>(
+        entries * block_tokens > block_words ? entries * block_tokens : block_words);
+    const int widest = shape.key_width > shape.value_width ? shape.key_width : shape.value_width;
+    vectors = carver.template take<float>(static_cast<std::size_t>(block_tokens * widest));
+  }
+
+  [[nodiscard]] std::size_t pages_bytes() const noexcept {
+    return static_cast<std::size_t>(shape.num_pages) * shape.page_bytes;
+  }
+  [[nodiscard]] std::size_t tails_bytes() const noexcept {
+    return static_cast<std::size_t>(shape.slots) * slot_tail_bytes();
+  }
+  [[nodiscard]] std::size_t slot_tail_bytes() const noexcept {
+    return static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(shape.unit.units) *
+           shape.tail_stride_bytes;
+  }
+
+  [[nodiscard]] Ref ref(int slot) const noexcept {
+    Ref r = base;
+    const auto s = static_cast<std::size_t>(slot);
+    const std::size_t rows =
+        static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(shape.rows);
+    const std::size_t unit_entries = static_cast<std::size_t>(shape.sequences) *
+                                     static_cast<std::size_t>(shape.unit.units) *
+                                     static_cast<std::size_t>(shape.entries);
+    r.slot = slot;
+    r.tails += s * slot_tail_bytes();
+    r.entry_counts += s * rows;
+    if constexpr (L::paged) r.page_table += s * rows * static_cast<std::size_t>(shape.entries);
+    r.live += s * unit_entries;
+    r.first_positions += s * unit_entries;
+    if constexpr (Ref::scatters) r.position_deltas += s * unit_entries * block_tokens;
+    if constexpr (has_state) r.token_states += s * unit_entries * block_tokens;
+    if constexpr (Policy::projects) r.factors = factors[slot];
+    return r;
+  }
+
+  /// Empties the tables of a sequence without touching pages.
+  void clear_sequence(int sequence) noexcept {
+    base.grids[sequence] = GridRecord{};
+    for (int s = 0; s < shape.slots; ++s) {
+      const Ref r = ref(s);
+      for (int row = 0; row < shape.rows; ++row) r.entry_count(sequence, row) = 0;
+    }
+  }
+
+  /// A fresh page, zeroed so that stored bytes are a function of the tokens alone.
+  [[nodiscard]] std::int32_t take_page() noexcept requires(L::paged) {
+    const std::int32_t page = pool.take();
+    std::memset(base.pages + static_cast<std::size_t>(page) * shape.page_bytes, 0,
+                shape.page_bytes);
+    return page;
+  }
+
+  /// Makes an entry for the 64 tokens from `first` at the end of a row.
+  void push_entry(const Ref& r, int sequence, int row, std::int64_t first) noexcept {
+    const int entry = r.entry_count(sequence, row)++;
+    for (int u = row * shape.units_per_row; u < (row + 1) * shape.units_per_row; ++u) {
+      r.live_mask(sequence, u, entry) = 0;
+      r.first_position(sequence, u, entry) = static_cast<std::int32_t>(first);
+      if constexpr (Ref::scatters) {
+        std::uint16_t* delta = r.position_deltas + r.unit_entry(sequence, u, entry) * block_tokens;
+        for (int t = 0; t < block_tokens; ++t) delta[t] = static_cast<std::uint16_t>(t);
+      }
+    }
+    if constexpr (L::paged) {
+      r.page_slot(sequence, row, entry) = no_page;
+    } else {
+      std::memset(r.block(sequence, row * shape.units_per_row, entry), 0, shape.page_bytes);
+    }
+  }
+
+  /// Drops the page of an entry, if it has one. Returns the pages that became free.
+  int free_entry_page(const Ref& r, int sequence, int row, int entry) noexcept {
+    if constexpr (L::paged) {
+      std::int32_t& page = r.page_slot(sequence, row, entry);
+      if (page == no_page) return 0;
+      const bool freed = pool.drop(page);
+      page = no_page;
+      return freed ? 1 : 0;
+    } else {
+      return 0;
+    }
+  }
+
+  /// Copies everything about an entry of a row to another place of the same row, page id included.
+  void move_entry(const Ref& r, int sequence, int row, int from, int to) noexcept {
+    for (int u = row * shape.units_per_row; u < (row + 1) * shape.units_per_row; ++u) {
+      const std::size_t a = r.unit_entry(sequence, u, from);
+      const std::size_t b = r.unit_entry(sequence, u, to);
+      r.live[b] = r.live[a];
+      r.first_positions[b] = r.first_positions[a];
+      if constexpr (Ref::scatters) {
+        std::memcpy(r.position_deltas + b * block_tokens, r.position_deltas + a * block_tokens,
+                    block_tokens * sizeof(std::uint16_t));
+      }
+      if constexpr (has_state) {
+        std::memcpy(static_cast<void*>(r.token_states + b * block_tokens),
+                    r.token_states + a * block_tokens, block_tokens * sizeof(TokenState));
+      }
+    }
+    if constexpr (L::paged) {
+      r.page_slot(sequence, row, to) = r.page_slot(sequence, row, from);
+    } else {
+      std::memcpy(r.block(sequence, row * shape.units_per_row, to),
+                  r.block(sequence, row * shape.units_per_row, from), shape.page_bytes);
+    }
+  }
+};
+
+}  // namespace terse::detail

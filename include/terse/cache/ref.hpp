@@ -1,0 +1,163 @@
+/// `KVCacheRef<Layout, Policy>`: the trivially copyable view of one slot that operations take.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/cache/class_shape.hpp"
+#include "terse/core/rope.hpp"
+
+namespace terse {
+
+/// State of one sequence, common to all slots. Lies in the caller's state buffer.
+struct SequenceRecord {
+  std::int64_t length_tokens = 0;   ///< committed
+  std::int32_t pending_tokens = 0;  ///< of the step in progress
+  std::int32_t alive = 0;
+  std::uint32_t generation = 0;
+  std::uint32_t padding = 0;
+};
+
+/// Where the block grid of a sequence stands. Lies in the caller's state buffer.
+struct GridRecord {
+  std::int64_t origin = 0;       ///< position at which the 64-token grid begins
+  std::int64_t sealed_end = 0;   ///< positions before it lie in sealed blocks
+  std::int64_t exact_begin = 0;  ///< positions from it on have exact copies in the tail
+};
+
+inline constexpr std::int32_t no_page = -1;
+
+/// One slot of a cache. "Row" = list of entries: one per slot and sequence, or one per unit with
+/// per-head paging. An entry stands for up to 64 tokens of a row; its mask, positions and evictor
+/// state exist per unit. Pointers are those of the caller's buffers.
+template <Layout L, class Policy>
+struct KVCacheRef {
+  using layout = L;
+  using policy = Policy;
+  using TokenState = TokenStateOf<typename Policy::evictor>;
+  static constexpr bool scatters = Policy::evictor::scatters;
+
+  ClassShape shape{};
+  RopeSpec rope{};
+  ProjectionFactors factors{};
+  typename Policy::evictor::Params eviction{};
+  int slot = 0;
+
+  std::byte* pages = nullptr;                // [page]
+  std::byte* tails = nullptr;                // [sequence, unit] of this slot
+  SequenceRecord* sequences = nullptr;       // [sequence]
+  GridRecord* grids = nullptr;               // [sequence]
+  std::int32_t* entry_counts = nullptr;      // [sequence, row]
+  std::int32_t* page_table = nullptr;        // [sequence, row, entry], paged layouts
+  std::uint64_t* live = nullptr;             // [sequence, unit, entry]
+  std::int32_t* first_positions = nullptr;   // [sequence, unit, entry]
+  std::uint16_t* position_deltas = nullptr;  // [sequence, unit, entry, 64], scattering evictors
+  TokenState* token_states = nullptr;        // [sequence, unit, entry, 64]
+
+  [[nodiscard]] std::size_t row_index(int sequence, int row) const noexcept {
+    return static_cast<std::size_t>(sequence) * static_cast<std::size_t>(shape.rows) +
+           static_cast<std::size_t>(row);
+  }
+  [[nodiscard]] std::size_t unit_entry(int sequence, int unit, int entry) const noexcept {
+    return (static_cast<std::size_t>(sequence) * static_cast<std::size_t>(shape.unit.units) +
+            static_cast<std::size_t>(unit)) *
+               static_cast<std::size_t>(shape.entries) +
+           static_cast<std::size_t>(entry);
+  }
+  [[nodiscard]] int row_of_unit(int unit) const noexcept { return unit / shape.units_per_row; }
+  [[nodiscard]] std::int32_t& entry_count(int sequence, int row) const noexcept {
+    return entry_counts[row_index(sequence, row)];
+  }
+
+  /// Page of an entry, or no_page while its tokens lie in the tail only.
+  [[nodiscard]] std::int32_t page(int sequence, int row, int entry) const noexcept {
+    const std::size_t at = row_index(sequence, row) * static_cast<std::size_t>(shape.entries) +
+                           static_cast<std::size_t>(entry);
+    if constexpr (L::paged) {
+      return page_table[at];
+    } else {
+      const std::size_t per_slot = static_cast<std::size_t>(shape.sequences) *
+                                   static_cast<std::size_t>(shape.rows) *
+                                   static_cast<std::size_t>(shape.entries);
+      return static_cast<std::int32_t>(static_cast<std::size_t>(slot) * per_slot + at);
+    }
+  }
+  [[nodiscard]] std::int32_t& page_slot(int sequence, int row, int entry) const noexcept
+      requires(L::paged) {
+    return page_table[row_index(sequence, row) * static_cast<std::size_t>(shape.entries) +
+                      static_cast<std::size_t>(entry)];
+  }
+
+  /// Encoded block of (unit, entry): key streams, then value streams.
+  [[nodiscard]] std::byte* block(int sequence, int unit, int entry) const noexcept {
+    return pages +
+           static_cast<std::size_t>(page(sequence, row_of_unit(unit), entry)) * shape.page_bytes +
+           static_cast<std::size_t>(unit % shape.units_per_row) * shape.unit_bytes;
+  }
+  [[nodiscard]] std::byte* tail_block(int sequence, int unit,
+                                      std::int64_t position) const noexcept {
+    const std::int64_t ordinal = (position - grids[sequence].origin) / block_tokens;
+    return unit_tail(sequence, unit) +
+           static_cast<std::size_t>(ordinal % shape.ring_blocks) * shape.tail_block_bytes;
+  }
+  [[nodiscard]] std::byte* sink_block(int sequence, int unit) const noexcept {
+    return unit_tail(sequence, unit) +
+           static_cast<std::size_t>(shape.ring_blocks) * shape.tail_block_bytes;
+  }
+  [[nodiscard]] std::byte* unit_tail(int sequence, int unit) const noexcept {
+    return tails +
+           (static_cast<std::size_t>(sequence) * static_cast<std::size_t>(shape.unit.units) +
+            static_cast<std::size_t>(unit)) *
+               shape.tail_stride_bytes;
+  }
+
+  [[nodiscard]] std::uint64_t& live_mask(int sequence, int unit, int entry) const noexcept {
+    return live[unit_entry(sequence, unit, entry)];
+  }
+  [[nodiscard]] std::int32_t& first_position(int sequence, int unit, int entry) const noexcept {
+    return first_positions[unit_entry(sequence, unit, entry)];
+  }
+  [[nodiscard]] std::int64_t position(int sequence, int unit, int entry, int token) const noexcept {
+    const std::size_t at = unit_entry(sequence, unit, entry);
+    if constexpr (scatters) {
+      return first_positions[at] +
+             position_deltas[at * block_tokens + static_cast<std::size_t>(token)];
+    } else {
+      return first_positions[at] + token;
+    }
+  }
+
+  /// Tokens that the newest query sees: committed and of the step in progress.
+  [[nodiscard]] std::int64_t visible_tokens(int sequence) const noexcept {
+    return sequences[sequence].length_tokens + sequences[sequence].pending_tokens;
+  }
+
+  /// The query at `position` reads tokens before this one decoded, later ones exactly.
+  [[nodiscard]] std::int64_t sealed_before(int sequence, std::int64_t position) const noexcept {
+    if (shape.open) return position + 1;
+    const GridRecord& grid = grids[sequence];
+    const std::int64_t by_rule = grid.origin + shape.tail.sealed_before(position - grid.origin);
+    return by_rule > grid.exact_begin ? by_rule : grid.exact_begin;
+  }
+
+  /// Bits of the tokens of (unit, entry) whose position is below `end`.
+  [[nodiscard]] std::uint64_t before(int sequence, int unit, int entry,
+                                     std::int64_t end) const noexcept {
+    const std::int64_t first = first_position(sequence, unit, entry);
+    if (end <= first) return 0;
+    if constexpr (scatters) {
+      const std::uint16_t* delta =
+          position_deltas + unit_entry(sequence, unit, entry) * block_tokens;
+      if (first + delta[block_tokens - 1] < end) return ~0ull;  // deltas never fall
+      std::uint64_t bits = 0;
+      for (unsigned t = 0; t < block_tokens; ++t) {
+        if (first + delta[t] < end) bits |= 1ull << t;
+      }
+      return bits;
+    } else {
+      return end - first >= block_tokens ? ~0ull : (1ull << (end - first)) - 1;
+    }
+  }
+};
+
+}  // namespace terse

@@ -1,0 +1,54 @@
+/// Small arithmetic whose result must not depend on the compiler, the flags or the processor.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include "terse/config.hpp"
+
+namespace terse {
+
+template <class T>
+TERSE_HOST_DEVICE constexpr T ceil_div(T value, T divisor) noexcept {
+  return (value + divisor - 1) / divisor;
+}
+
+template <class T>
+TERSE_HOST_DEVICE constexpr T round_up(T value, T multiple) noexcept {
+  return ceil_div(value, multiple) * multiple;
+}
+
+template <class T>
+TERSE_HOST_DEVICE constexpr T clamp(T value, T low, T high) noexcept {
+  return value < low ? low : (high < value ? high : value);
+}
+
+/// a * b + c, rounded once. Every multiply-add of a policy goes through here: a compiler may fuse a
+/// plain a * b + c or not, and codes must not depend on that.
+TERSE_HOST_DEVICE inline float fused_multiply_add(float a, float b, float c) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fmaf_rn(a, b, c);
+#else
+  return __builtin_fmaf(a, b, c);
+#endif
+}
+
+/// Nearest integer, ties to even. Exact for |x| < 2^22, which every code is.
+TERSE_HOST_DEVICE inline int round_half_even(float x) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __float2int_rn(x);
+#else
+  // Adding 1.5 * 2^23 leaves the integer in the low mantissa bits, rounded by the adder itself.
+  const float shifted = x + 12582912.0f;
+  return static_cast<int>(shifted - 12582912.0f);
+#endif
+}
+
+TERSE_HOST_DEVICE inline float absolute(float x) noexcept { return x < 0.0f ? -x : x; }
+
+/// False for NaN and the infinities.
+TERSE_HOST_DEVICE inline bool is_finite(float x) noexcept {
+  return __builtin_bit_cast(std::uint32_t, x) << 1 < 0xff000000u;
+}
+
+}  // namespace terse

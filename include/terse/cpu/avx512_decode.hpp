@@ -1,0 +1,111 @@
+/// Packed records to fp32 with AVX-512, bit for bit what the codec's own decode says.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/cpu/avx512_fixed_point.hpp"
+#include "terse/cpu/portable.hpp"
+#include "terse/cpu/simd.hpp"
+
+#if TERSE_X86_DISPATCH
+
+namespace terse::cpu {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace avx512 {
+TERSE_BEGIN_AVX512
+
+/// The codes at `shift` of every 32-bit lane, less the centre.
+template <int Bits>
+TERSE_INLINE_AVX512 __m512 centred_codes(__m512i stored, int shift, float centre) noexcept {
+  const __m512i code = _mm512_and_si512(_mm512_srl_epi32(stored, _mm_cvtsi32_si128(shift)),
+                                        _mm512_set1_epi32((1 << Bits) - 1));
+  return _mm512_sub_ps(_mm512_cvtepi32_ps(code), _mm512_set1_ps(centre));
+}
+
+template <int Bits>
+TERSE_TARGET_AVX512 void decode_keys(const AffineFormat& f, int width, const AffineParts& parts,
+                                     float* out) noexcept {
+  constexpr int fields = 8 / Bits;
+  const int quads = ceil_div(width, 4);
+  const bool per_channel = f.granularity == Granularity::per_channel;
+  for (int c = 0; c < width; ++c) {
+    const int in_word = c % 4 * 8;
+    for (int t = 0; t < block_tokens; t += 16) {
+      const int vector = t / (16 * fields) * quads + c / 4;
+      const __m512 x = centred_codes<Bits>(_mm512_loadu_si512(parts.codes + vector * 64),
+                                           in_word + t / 16 % fields * Bits, f.centre);
+      const int at = affine_param_index(f, width, t, c);
+      const __m512 scale = per_channel ? _mm512_set1_ps(terse::detail::load_half(parts.scales, at))
+                                       : load_halves(parts.scales, at);
+      __m512 y;
+      if (f.has_min) {
+        const __m512 minimum = per_channel
+                                   ? _mm512_set1_ps(terse::detail::load_half(parts.minima, at))
+                                   : load_halves(parts.minima, at);
+        y = _mm512_fmadd_ps(x, scale, minimum);
+      } else {
+        y = _mm512_mul_ps(x, scale);
+      }
+      _mm512_storeu_ps(out + static_cast<std::ptrdiff_t>(c) * block_tokens + t, y);
+    }
+  }
+}
+
+template <int Bits>
+TERSE_TARGET_AVX512 void decode_values(const AffineFormat& f, int width, const AffineParts& parts,
+                                       float* out) noexcept {
+  constexpr int fields = 8 / Bits;
+  constexpr int vectors = block_tokens / (4 * fields);
+  const bool per_channel = f.granularity == Granularity::per_channel;
+  for (int t = 0; t < block_tokens; ++t) {
+    const int shift = t % 4 * 8 + t / 4 % fields * Bits;
+    for (int c = 0; c < width; c += 16) {
+      const __mmask16 lanes = first_lanes(width - c);
+      const int vector = c / 16 * vectors + t / (4 * fields);
+      const __m512 x = centred_codes<Bits>(_mm512_loadu_si512(parts.codes + vector * 64), shift,
+                                           f.centre);
+      const int at = affine_param_index(f, width, t, c);
+      const __m512 scale = per_channel ? load_halves(parts.scales, at, lanes)
+                                       : _mm512_set1_ps(terse::detail::load_half(parts.scales, at));
+      __m512 y;
+      if (f.has_min) {
+        const __m512 minimum =
+            per_channel ? load_halves(parts.minima, at, lanes)
+                        : _mm512_set1_ps(terse::detail::load_half(parts.minima, at));
+        y = _mm512_fmadd_ps(x, scale, minimum);
+      } else {
+        y = _mm512_mul_ps(x, scale);
+      }
+      _mm512_mask_storeu_ps(out + static_cast<std::ptrdiff_t>(t) * width + c, lanes, y);
+    }
+  }
+}
+
+template <int Bits>
+TERSE_TARGET_AVX512 void decode_bits(const AffineFormat& f, Side side, int width,
+                                     const AffineParts& parts, float* out) noexcept {
+  if (side == Side::key) {
+    decode_keys<Bits>(f, width, parts, out);
+  } else {
+    decode_values<Bits>(f, width, parts, out);
+  }
+}
+
+TERSE_TARGET_AVX512 inline void decode_affine(const AffineFormat& f, Side side, int width,
+                                              const std::byte* record, float* out) {
+  if (!covers(f, side, width)) return portable::decode_affine(f, side, width, record, out);
+  const AffineParts parts(f, side, width, record);
+  switch (f.bits) {
+    case 2: return decode_bits<2>(f, side, width, parts, out);
+    case 4: return decode_bits<4>(f, side, width, parts, out);
+    default: return decode_bits<8>(f, side, width, parts, out);
+  }
+}
+
+TERSE_END_AVX512
+}  // namespace avx512
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse::cpu
+
+#endif

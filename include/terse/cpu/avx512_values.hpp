@@ -1,0 +1,187 @@
+/// Weighted sums straight from packed value records with AVX-512 VNNI.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/cpu/avx512_fixed_point.hpp"
+#include "terse/cpu/portable.hpp"
+#include "terse/cpu/simd.hpp"
+
+#if TERSE_X86_DISPATCH
+
+namespace terse::cpu {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace avx512 {
+TERSE_BEGIN_AVX512
+
+/// Probabilities of 64 tokens times the token scales of one channel group, split into bytes.
+struct FoldedTokens {
+  alignas(64) float words[affine_rows][block_tokens];
+  CentreShare centres[affine_rows];
+  float scales[affine_rows];
+  float offsets[affine_rows];  ///< sum of probability times group minimum
+};
+
+template <int Bits, int R>
+TERSE_INLINE_AVX512 void fold_probabilities(const AffineFormat& f, const AffineParts& parts,
+                                            const float* probabilities, int group,
+                                            FoldedTokens* folded) noexcept {
+  __m512 scale[4], minimum[4];
+  TERSE_UNROLL
+  for (int v = 0; v < 4; ++v) {
+    scale[v] = load_halves(parts.scales, group * block_tokens + v * 16);
+    minimum[v] = _mm512_setzero_ps();
+    if (f.has_min) minimum[v] = load_halves(parts.minima, group * block_tokens + v * 16);
+  }
+  TERSE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    __m512 x[4];
+    __m512 offset = _mm512_setzero_ps();
+    __m512i peak = _mm512_setzero_si512();
+    TERSE_UNROLL
+    for (int v = 0; v < 4; ++v) {
+      const __m512 p = _mm512_loadu_ps(probabilities + r * block_tokens + v * 16);
+      x[v] = _mm512_mul_ps(p, scale[v]);
+      peak = max_magnitude(peak, x[v]);
+      if (f.has_min) offset = _mm512_fmadd_ps(p, minimum[v], offset);
+    }
+    const FixedScale fixed = fixed_scale(peak);
+    const __m512 inverse = _mm512_set1_ps(fixed.inverse);
+    __m512i sums = _mm512_setzero_si512();
+    TERSE_UNROLL
+    for (int v = 0; v < 4; ++v) {
+      const __m512i bytes = split_bytes(x[v], inverse);
+      _mm512_store_si512(folded->words[r] + v * 16, bytes);
+      sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);
+    }
+    folded->scales[r] = fixed.scale * unit<Bits>;
+    folded->centres[r] = centre_share(sums, stored_centre(f));
+    folded->offsets[r] = f.has_min ? _mm512_reduce_add_ps(offset) : 0.0f;
+  }
+}
+
+/// R rows x NT tiles of 16 channels; `lanes` selects channels of the last tile.
+template <int Bits, int R, int NT>
+TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens& folded, int width,
+                                     float* accumulators, __mmask16 lanes,
+                                     std::intptr_t ahead) noexcept {
+  constexpr int fields = 8 / Bits;
+  constexpr int vectors = block_tokens / (4 * fields);
+  const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
+  __m512i sum[NT][R][3];
+  TERSE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    TERSE_UNROLL
+    for (int i = 0; i < 3; ++i) {
+      TERSE_UNROLL
+      for (int n = 0; n < NT; ++n) sum[n][r][i] = _mm512_setzero_si512();
+    }
+  }
+  const float* digits = folded.words[0];
+  for (int v = 0; v < vectors; ++v) {
+    __m512i stored[NT];
+    TERSE_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      const std::byte* at = codes + (n * vectors + v) * 64;
+      stored[n] = _mm512_loadu_si512(at);
+      prefetch(at, ahead);
+    }
+    TERSE_UNROLL
+    for (int field = 0; field < fields; ++field) {
+      __m512i x[NT];
+      TERSE_UNROLL
+      for (int n = 0; n < NT; ++n) {
+        x[n] = stored[n];
+        if (field != 0) x[n] = _mm512_srli_epi32(x[n], static_cast<unsigned>(field * Bits));
+        if (Bits != 8) x[n] = _mm512_and_si512(x[n], mask);
+      }
+      TERSE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        TERSE_UNROLL
+        for (int i = 0; i < 3; ++i) {
+          const __m512i word = broadcast(digits + r * block_tokens + field * 4 + i);
+          TERSE_UNROLL
+          for (int n = 0; n < NT; ++n) sum[n][r][i] = _mm512_dpbusd_epi32(sum[n][r][i], x[n], word);
+        }
+      }
+    }
+    digits += fields * 4;
+  }
+  TERSE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const __m512 scale = _mm512_set1_ps(folded.scales[r]);
+    const __m512 offset = _mm512_set1_ps(folded.offsets[r]);
+    TERSE_UNROLL
+    for (int n = 0; n < NT; ++n) {
+      float* out = accumulators + static_cast<std::ptrdiff_t>(r) * width + n * 16;
+      const __mmask16 own = n == NT - 1 ? lanes : static_cast<__mmask16>(0xffff);
+      const __m512 block =
+          _mm512_fmadd_ps(combine<Bits>(sum[n][r], folded.centres[r]), scale, offset);
+      _mm512_mask_storeu_ps(out, own, _mm512_add_ps(block, _mm512_maskz_loadu_ps(own, out)));
+    }
+  }
+}
+
+template <int Bits, int R>
+TERSE_TARGET_AVX512 void values_rows(const AffineFormat& f, int width, const AffineParts& parts,
+                                     const float* probabilities, float* accumulators,
+                                     std::intptr_t ahead) noexcept {
+  constexpr int tile_bytes = 16 * block_tokens * Bits / 8;
+  const int group_channels = f.group == 0 || f.group > width ? width : f.group;
+  FoldedTokens folded;
+  for (int begin = 0; begin < width; begin += group_channels) {
+    const int end = begin + group_channels < width ? begin + group_channels : width;
+    fold_probabilities<Bits, R>(f, parts, probabilities, begin / group_channels, &folded);
+    int c = begin;
+    for (; c + 16 < end; c += 32) {
+      value_tiles<Bits, R, 2>(parts.codes + c / 16 * tile_bytes, folded, width, accumulators + c,
+                              first_lanes(end - c - 16), ahead);
+    }
+    if (c < end) {
+      value_tiles<Bits, R, 1>(parts.codes + c / 16 * tile_bytes, folded, width, accumulators + c,
+                              first_lanes(end - c), ahead);
+    }
+  }
+}
+
+template <int Bits>
+TERSE_TARGET_AVX512 void values_bits(const AffineFormat& f, int width, const AffineParts& parts,
+                                     const float* probabilities, int rows, float* accumulators,
+                                     std::intptr_t ahead) noexcept {
+  for (int row = 0; row < rows; row += affine_rows) {
+    const float* p = probabilities + static_cast<std::ptrdiff_t>(row) * block_tokens;
+    float* out = accumulators + static_cast<std::ptrdiff_t>(row) * width;
+    const std::intptr_t hint = row == 0 ? ahead : 0;
+    switch (rows - row) {
+      case 1: values_rows<Bits, 1>(f, width, parts, p, out, hint); break;
+      case 2: values_rows<Bits, 2>(f, width, parts, p, out, hint); break;
+      case 3: values_rows<Bits, 3>(f, width, parts, p, out, hint); break;
+      default: values_rows<Bits, 4>(f, width, parts, p, out, hint); break;
+    }
+  }
+}
+
+TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& f, int width,
+                                              const std::byte* record, const float* probabilities,
+                                              int rows, float* accumulators,
+                                              const std::byte* next) {
+  if (f.granularity != Granularity::per_token || !covers(f, Side::value, width)) {
+    return portable::values_affine(f, width, record, probabilities, rows, accumulators, next);
+  }
+  const AffineParts parts(f, Side::value, width, record);
+  const std::intptr_t ahead = distance(record, next);
+  if (ahead != 0) prefetch_parameters(parts, ahead);
+  switch (f.bits) {
+    case 2: return values_bits<2>(f, width, parts, probabilities, rows, accumulators, ahead);
+    case 4: return values_bits<4>(f, width, parts, probabilities, rows, accumulators, ahead);
+    default: return values_bits<8>(f, width, parts, probabilities, rows, accumulators, ahead);
+  }
+}
+
+TERSE_END_AVX512
+}  // namespace avx512
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse::cpu
+
+#endif

@@ -1,0 +1,159 @@
+/// Chooses, by a codec's properties, how its blocks are read: straight from plain elements,
+/// straight from packed codes, or through `decode`.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/cpu/kernel_table.hpp"
+#include "terse/policy/codec.hpp"
+#include "terse/policy/identity.hpp"
+#include "terse/quant/affine_group.hpp"
+
+namespace terse::cpu {
+
+/// Up to this many query vectors codes are multiplied as they are; from there on a block is decoded
+/// to fp32 once and multiplied as a matrix.
+inline constexpr int packed_vectors = 8;
+
+/// All 64 tokens through the codec's `decode`: `[channel, 64]` (keys) or `[64, channel]` (values).
+template <class C>
+void decode_elements(const CodecContext& context, const std::byte* block, float* out) noexcept {
+  for (int t = 0; t < block_tokens; ++t) {
+    for (int c = 0; c < context.width; ++c) {
+      const int at = context.side == Side::key ? c * block_tokens + t : t * context.width + c;
+      out[at] = C::decode(context, block, t, c);
+    }
+  }
+}
+
+/// fp16 storage with room for `tokens`, as fp32 with 64 tokens per key channel.
+inline void decode_exact(const CodecContext& context, const std::byte* block, int tokens,
+                         float* out) noexcept {
+  for (int t = 0; t < tokens; ++t) {
+    for (int c = 0; c < context.width; ++c) {
+      const int at = context.side == Side::key ? c * block_tokens + t : t * context.width + c;
+      out[at] = Identity::load(context, block, tokens, t, c);
+    }
+  }
+}
+
+/// Generic: any codec, through `decode`.
+template <class C>
+struct BlockReader {
+  static constexpr bool specialized = false;
+  static constexpr const char* name = "generic_decode";
+
+  [[nodiscard]] static std::size_t prepared_bytes(const KernelTable&, int, int) noexcept {
+    return 0;
+  }
+  static void prepare(const KernelTable&, const float*, int, int, std::byte*) noexcept {}
+
+  static void decode(const KernelTable&, const CodecContext& context, const std::byte* block,
+                     float* out) noexcept {
+    decode_elements<C>(context, block, out);
+  }
+  static void scores(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     const float* queries, const std::byte*, int rows, float* out, float* scratch,
+                     const std::byte*) noexcept {
+    decode(table, context, block, scratch);
+    table.scores_f32(queries, rows, context.width, scratch, block_tokens, out);
+  }
+  static void values(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     const float* probabilities, int rows, float* accumulators, float* scratch,
+                     const std::byte*) noexcept {
+    decode(table, context, block, scratch);
+    table.values_f32(probabilities, rows, context.width, scratch, block_tokens, accumulators);
+  }
+};
+
+/// Plain elements.
+template <PlainCodec C>
+struct BlockReader<C> {
+  static constexpr bool specialized = true;
+  static constexpr bool is_f16 = C::plain_format == PlainFormat::f16;
+  static constexpr const char* name = is_f16 ? "plain_f16" : "plain_e4m3";
+
+  [[nodiscard]] static std::size_t prepared_bytes(const KernelTable&, int, int) noexcept {
+    return 0;
+  }
+  static void prepare(const KernelTable&, const float*, int, int, std::byte*) noexcept {}
+
+  static void decode(const KernelTable&, const CodecContext& context, const std::byte* block,
+                     float* out) noexcept {
+    decode_elements<C>(context, block, out);
+  }
+  static void scores(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     const float* queries, const std::byte*, int rows, float* out, float*,
+                     const std::byte* next) noexcept {
+    if constexpr (is_f16) {
+      table.scores_f16(queries, rows, context.width, reinterpret_cast<const F16*>(block),
+                       block_tokens, out, next);
+    } else {
+      table.scores_e4m3(queries, rows, context.width, reinterpret_cast<const std::uint8_t*>(block),
+                        block_tokens, out, next);
+    }
+  }
+  static void values(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     const float* probabilities, int rows, float* accumulators, float*,
+                     const std::byte* next) noexcept {
+    if constexpr (is_f16) {
+      table.values_f16(probabilities, rows, context.width, reinterpret_cast<const F16*>(block),
+                       block_tokens, accumulators, next);
+    } else {
+      table.values_e4m3(probabilities, rows, context.width,
+                        reinterpret_cast<const std::uint8_t*>(block), block_tokens, accumulators,
+                        next);
+    }
+  }
+};
+
+/// Integer codes with scales.
+template <AffineCodec C>
+struct BlockReader<C> {
+  static constexpr AffineFormat format = C::affine_format;
+  static constexpr bool specialized = true;
+  static constexpr const char* name = format.granularity == Granularity::per_channel
+                                          ? (format.bits == 2   ? "affine_2_bit_per_channel"
+                                             : format.bits == 4 ? "affine_4_bit_per_channel"
+                                                                : "affine_8_bit_per_channel")
+                                          : (format.bits == 2   ? "affine_2_bit_per_token"
+                                             : format.bits == 4 ? "affine_4_bit_per_token"
+                                                                : "affine_8_bit_per_token");
+
+  [[nodiscard]] static std::size_t prepared_bytes(const KernelTable& table, int rows,
+                                                  int width) noexcept {
+    return rows <= packed_vectors ? table.prepared_bytes(format, rows, width) : 0;
+  }
+  static void prepare(const KernelTable& table, const float* queries, int rows, int width,
+                      std::byte* prepared) noexcept {
+    if (rows <= packed_vectors) table.prepare_queries(format, queries, rows, width, prepared);
+  }
+
+  static void decode(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     float* out) noexcept {
+    table.decode_affine(format, context.side, context.width, block, out);
+  }
+  static void scores(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     const float* queries, const std::byte* prepared, int rows, float* out,
+                     float* scratch, const std::byte* next) noexcept {
+    if (rows <= packed_vectors) {
+      table.scores_affine(format, context.width, block, queries, prepared, rows, out, next);
+    } else {
+      decode(table, context, block, scratch);
+      table.scores_f32(queries, rows, context.width, scratch, block_tokens, out);
+    }
+  }
+  static void values(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     const float* probabilities, int rows, float* accumulators, float* scratch,
+                     const std::byte* next) noexcept {
+    if (rows <= packed_vectors && format.granularity == Granularity::per_token) {
+      table.values_affine(format, context.width, block, probabilities, rows, accumulators, next);
+    } else {
+      decode(table, context, block, scratch);
+      table.values_f32(probabilities, rows, context.width, scratch, block_tokens, accumulators);
+    }
+  }
+};
+
+}  // namespace terse::cpu

@@ -1,0 +1,42 @@
+/// Chooses the kernels of this machine.
+#pragma once
+
+#include <cstring>
+
+#include "terse/cpu/avx512.hpp"
+#include "terse/cpu/kernel_table.hpp"
+#include "terse/cpu/portable.hpp"
+
+namespace terse::cpu {
+inline namespace TERSE_FLAGS_NAMESPACE {
+
+/// The table called `name` ("portable", "avx2", "avx512"), or null where the processor or the
+/// operating system lacks its instructions (__builtin_cpu_supports asks both).
+inline const KernelTable* kernels_named(const char* name) noexcept {
+  if (std::strcmp(name, "portable") == 0) return &portable::table;
+#if TERSE_X86_DISPATCH
+  __builtin_cpu_init();
+  if (std::strcmp(name, "avx512") == 0) {
+    const bool present =
+        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
+    return present ? &avx512::table : nullptr;
+  }
+#endif
+  return nullptr;
+}
+
+/// The fastest table that this machine can run.
+inline const KernelTable& kernels() noexcept {
+  static const KernelTable* const best = [] {
+    for (const char* name : {"avx512", "avx2"}) {
+      if (const KernelTable* table = kernels_named(name)) return table;
+    }
+    return &portable::table;
+  }();
+  return *best;
+}
+
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse::cpu

@@ -1,0 +1,70 @@
+/// The inner loops of host attention, one table per instruction set.
+///
+/// A kernel sees one block of one stream and all query rows that read it, so every code is decoded
+/// once for the whole query group. Scores of masked tokens are computed and ignored. Row strides:
+/// queries `[row, width]`, scores and probabilities `[row, 64]`, accumulators `[row, width]`.
+/// Keys are `[channel, token]`, values `[token, channel]`.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/core/scalar.hpp"
+#include "terse/policy/record.hpp"
+#include "terse/quant/affine_group.hpp"
+
+namespace terse::cpu {
+
+/// Running maximum and sum of one query row's softmax.
+struct SoftmaxState {
+  float max = -__builtin_inff();
+  float sum = 0.0f;
+};
+
+struct KernelTable {
+  const char* name;
+
+  /// scores[row][t] = sum_c queries[row][c] * keys[c][t] for t < tokens (a multiple of 16, <= 64).
+  /// `next` points at the bytes that the following call will read, or is null: a prefetch hint.
+  void (*scores_f32)(const float* queries, int rows, int width, const float* keys, int tokens,
+                     float* scores);
+  void (*scores_f16)(const float* queries, int rows, int width, const F16* keys, int tokens,
+                     float* scores, const std::byte* next);
+  void (*scores_e4m3)(const float* queries, int rows, int width, const std::uint8_t* keys,
+                      int tokens, float* scores, const std::byte* next);
+
+  /// accumulators[row][c] += sum_{t < tokens} probabilities[row][t] * values[t][c].
+  void (*values_f32)(const float* probabilities, int rows, int width, const float* values,
+                     int tokens, float* accumulators);
+  void (*values_f16)(const float* probabilities, int rows, int width, const F16* values, int tokens,
+                     float* accumulators, const std::byte* next);
+  void (*values_e4m3)(const float* probabilities, int rows, int width, const std::uint8_t* values,
+                      int tokens, float* accumulators, const std::byte* next);
+
+  /// Bytes that `prepare_queries` writes (a multiple of 64).
+  std::size_t (*prepared_bytes)(const AffineFormat& format, int rows, int width);
+  /// Whatever `scores_affine` needs of the queries beside themselves, once per attend.
+  void (*prepare_queries)(const AffineFormat& format, const float* queries, int rows, int width,
+                          std::byte* prepared);
+  /// Scores of 64 tokens straight from a key record of `format`.
+  void (*scores_affine)(const AffineFormat& format, int width, const std::byte* record,
+                        const float* queries, const std::byte* prepared, int rows, float* scores,
+                        const std::byte* next);
+  /// Weighted sum of 64 tokens straight from a value record of `format` (per_token only).
+  void (*values_affine)(const AffineFormat& format, int width, const std::byte* record,
+                        const float* probabilities, int rows, float* accumulators,
+                        const std::byte* next);
+  /// The 64 tokens of a record as fp32, `[channel, token]` (keys) or `[token, channel]` (values).
+  void (*decode_affine)(const AffineFormat& format, Side side, int width, const std::byte* record,
+                        float* out);
+
+  /// Turns the logits of the tokens in `mask` into exp(logit - new maximum), all others of the 64
+  /// into 0, and updates `state`. Returns the factor by which earlier sums must be multiplied
+  /// (1 if the maximum did not change). `mask` must not be 0.
+  float (*softmax_block)(float* scores, std::uint64_t mask, SoftmaxState* state);
+
+  /// x[i] *= factor.
+  void (*scale)(float* x, int count, float factor);
+};
+
+}  // namespace terse::cpu

@@ -1,0 +1,81 @@
+/// What the vectorised kernels share: compiler spellings, and where a record's parts lie.
+///
+/// Instruction sets are named function by function, so no compiler flag is needed to build them and
+/// none of their instructions can run before `kernels()` has asked the processor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/config.hpp"
+#include "terse/quant/affine_group.hpp"
+
+#if TERSE_X86_DISPATCH
+#include <immintrin.h>
+
+#define TERSE_TARGET_AVX2 __attribute__((target("avx2,fma,f16c")))
+#define TERSE_INLINE_AVX2 __attribute__((target("avx2,fma,f16c"), always_inline)) inline
+#define TERSE_TARGET_AVX512 \
+  __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
+#define TERSE_INLINE_AVX512                                                              \
+  __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"), \
+                 always_inline)) inline
+#endif
+
+// g++ takes the undefined pass-through operands inside its own AVX-512 intrinsics for a mistake.
+#if defined(__clang__) || !TERSE_X86_DISPATCH
+#define TERSE_BEGIN_AVX512
+#define TERSE_END_AVX512
+#else
+#define TERSE_BEGIN_AVX512                                                                  \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")      \
+      _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
+#define TERSE_END_AVX512 _Pragma("GCC diagnostic pop")
+#endif
+
+// Loops over registers: the compiler must unroll them whole, or the registers become memory.
+#if defined(__clang__)
+#define TERSE_UNROLL _Pragma("unroll")
+#else
+#define TERSE_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+namespace terse::cpu {
+
+/// Byte pointers into one record of an AffineFormat.
+struct AffineParts {
+  const std::byte* codes;
+  const std::byte* scales;  ///< fp16, order of affine_param_index
+  const std::byte* minima;  ///< the same; only read where the format has them
+  std::size_t bytes;        ///< of the record
+
+  AffineParts(const AffineFormat& f, Side side, int width, const std::byte* record) noexcept {
+    Record r;
+    r.add(static_cast<std::size_t>(block_tokens * stored_channels(side, width)) *
+          static_cast<std::size_t>(f.bits) / 8);
+    const auto params = static_cast<std::size_t>(affine_params(f, width)) * sizeof(F16);
+    r.add(params);
+    r.add(f.has_min ? params : 0);
+    codes = record;
+    scales = record + r.sections[1].offset_bytes;
+    minima = record + r.sections[2].offset_bytes;
+    bytes = r.bytes;
+  }
+};
+
+/// Rows that one pass over a dense block serves: the largest tile that fits the registers, without
+/// leaving a thin remainder.
+constexpr int dense_row_tile(int rows) noexcept {
+  return rows >= 9 || rows == 6 ? 6 : (rows >= 4 ? 4 : rows);
+}
+
+/// Coefficients of e^r = 1 + r + r^2 g(r) for |r| <= ln(2) / 2; relative error 3.1e-9.
+inline constexpr float exp_g[5] = {0.49999994f, 0.166665211f, 0.041668389f, 0.00836871099f,
+                                   0.00138146104f};
+inline constexpr float log2_e = 1.44269504f;
+inline constexpr float ln_2_high = 0.693147182f;
+inline constexpr float ln_2_low = -1.90465421e-9f;
+/// exp of anything below is 0 in fp32; a finite floor keeps infinities out of the reduction.
+inline constexpr float exp_floor = -110.0f;
+
+}  // namespace terse::cpu

@@ -1,0 +1,60 @@
+/// Attention-Gate: In-context KV-Cache Eviction for LLMs via Attention-Gate (arXiv 2410.12876): a
+/// trained module gives every token and head a probability of being kept; below a threshold the
+/// pair is evicted.
+///
+/// The gate itself belongs to the model: append takes its logits `[row, kv_head]`, and
+/// `sigmoid(logit) > threshold` keeps the token. The newest `protected_tokens` are never dropped,
+/// so a token always sees itself; whether the paper protects a window or sinks is not published.
+/// Units of several KV heads keep a token if any of their heads does.
+#pragma once
+
+#include <cmath>
+
+#include "terse/policy/evictor.hpp"
+
+namespace terse {
+
+struct AttentionGate {
+  using evictor = AttentionGate;
+  static constexpr Signal signal = Signal::gate_logit;
+  static constexpr bool scatters = true;
+
+  struct Params {
+    float threshold = 0.5f;     ///< probability in (0, 1)
+    int protected_tokens = 64;  ///< newest tokens that are never dropped
+    int sink_tokens = 0;        ///< first tokens that are never dropped
+
+    [[nodiscard]] Status validate() const noexcept {
+      if (!(threshold > 0.0f && threshold < 1.0f)) {
+        return error(StatusCode::invalid_argument,
+                     "terse::AttentionGate: threshold must lie between 0 and 1");
+      }
+      if (protected_tokens < 1 || sink_tokens < 0) {
+        return error(StatusCode::invalid_argument,
+                     "terse::AttentionGate: protected_tokens must be >= 1, sink_tokens >= 0");
+      }
+      return {};
+    }
+  };
+
+  struct TokenState {
+    float logit = -INFINITY;
+  };
+
+  static void admit(TokenState& state, float gate_logit) noexcept {
+    if (gate_logit > state.logit) state.logit = gate_logit;
+  }
+
+  static void select(TokenList<TokenState>& tokens, const Params& params,
+                     const SelectContext& context) noexcept {
+    const float cut = std::log(params.threshold / (1.0f - params.threshold));
+    const std::int64_t end =
+        context.length_tokens + context.incoming_tokens - params.protected_tokens;
+    for (int i = 0; i < tokens.size() && tokens.position(i) < end; ++i) {
+      if (tokens.position(i) < params.sink_tokens) continue;
+      if (!(tokens.state(i).logit > cut)) tokens.kill(i);
+    }
+  }
+};
+
+}  // namespace terse

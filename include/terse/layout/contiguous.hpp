@@ -1,0 +1,14 @@
+/// One region per (slot, sequence), block after block: no table, no sharing. Blocks whose tokens
+/// are all dead keep their place until compact().
+#pragma once
+
+#include "terse/layout/layout.hpp"
+
+namespace terse {
+
+struct ContiguousLayout {
+  static constexpr bool paged = false;
+  static constexpr HeadPaging head_paging = HeadPaging::shared;
+};
+
+}  // namespace terse

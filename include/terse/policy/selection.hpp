@@ -1,0 +1,38 @@
+/// Victim selection that is the same on every processor: ties are broken by age.
+#pragma once
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+
+#include "terse/policy/evictor.hpp"
+
+namespace terse {
+
+/// Maps a score to an integer whose order is that of the scores (NaN sorts lowest).
+[[nodiscard]] inline std::uint32_t ordered_bits(float score) noexcept {
+  if (!(score == score)) return 0;
+  const auto bits = std::bit_cast<std::uint32_t>(score);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+/// Among the tokens [begin, end) of `list`, keeps the `keep` with the highest `score(i)` and kills
+/// the others. Of equal scores the newer token survives, so the choice is unique.
+template <class TokenState, class Score>
+void keep_highest(TokenList<TokenState>& list, int begin, int end, int keep, Score&& score) {
+  const int victims = end - begin - std::max(keep, 0);
+  if (victims <= 0) return;
+  std::uint64_t* keys = list.scratch().data();
+  for (int i = begin; i < end; ++i) {
+    keys[i - begin] =
+        static_cast<std::uint64_t>(ordered_bits(score(i))) << 32 | static_cast<std::uint32_t>(i);
+  }
+  if (victims == 1) {
+    list.kill(static_cast<int>(*std::min_element(keys, keys + (end - begin)) & 0xffffffffu));
+    return;
+  }
+  if (victims < end - begin) std::nth_element(keys, keys + victims, keys + (end - begin));
+  for (int v = 0; v < victims; ++v) list.kill(static_cast<int>(keys[v] & 0xffffffffu));
+}
+
+}  // namespace terse

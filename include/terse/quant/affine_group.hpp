@@ -1,0 +1,286 @@
+/// Integer codes with a scale per group of numbers: the arithmetic shared by KIVI, int8, int4 and
+/// llama.cpp's q8_0 and q4_0, which are aliases of it in files of their own.
+///
+///   x is stored as code;  decode(code) = (code - centre) * scale + group_min
+///
+/// group_min is an offset in value units and exists for ScaleRule::min_max only.
+#pragma once
+
+#include <cstddef>
+#include <cstring>
+
+#include "terse/core/math.hpp"
+#include "terse/core/scalar.hpp"
+#include "terse/policy/codec.hpp"
+#include "terse/quant/codes.hpp"
+
+namespace terse {
+
+/// How scale (and group_min) are found from a group x.
+enum class ScaleRule : std::uint8_t {
+  /// scale = (max - min) / (2^bits - 1), group_min = min; codes from the rounded fp16 parameters.
+  min_max,
+  /// scale = max|x| / (2^(bits-1) - 1), centre 2^(bits-1); codes from the rounded fp16 scale.
+  abs_max,
+  /// As abs_max, but codes are found before the scale is rounded to fp16, ties away from zero.
+  abs_max_wide,
+  /// scale = -x[argmax|x|] / 2^(bits-1), centre 2^(bits-1): the largest magnitude is exact.
+  signed_max_wide,
+  /// Grid of 2^bits levels without a zero, centre 2^(bits-1) - 1/2; the step is the best of a few
+  /// fractions of the covering one, then the least-squares factor for its codes.
+  least_squares,
+};
+
+/// What a kernel must know to read affine blocks. Codecs that declare one as `affine_format` and
+/// store their codes by code_place, then scales, then group minima, are served by the same kernels.
+struct AffineFormat {
+  int bits = 0;
+  Granularity granularity = Granularity::per_token;
+  int group = 0;     ///< channels (per_token; 0: all) or tokens (per_channel) that share a scale
+  float centre = 0;  ///< subtracted from codes
+  bool has_min = false;  ///< a section of group minima follows the scales
+};
+
+template <class C>
+concept AffineCodec = Codec<C> && requires {
+  { C::affine_format } -> std::convertible_to<AffineFormat>;
+};
+
+/// Scales `[channel group, token]` (per_token) or `[token group, channel]` (per_channel).
+TERSE_HOST_DEVICE constexpr int affine_groups(const AffineFormat& f, int width) noexcept {
+  if (f.granularity == Granularity::per_channel) return block_tokens / f.group;
+  return f.group == 0 ? 1 : ceil_div(width, f.group);
+}
+
+TERSE_HOST_DEVICE constexpr int affine_params(const AffineFormat& f, int width) noexcept {
+  return affine_groups(f, width) *
+         (f.granularity == Granularity::per_channel ? width : block_tokens);
+}
+
+TERSE_HOST_DEVICE constexpr int affine_param_index(const AffineFormat& f, int width, int token,
+                                                   int channel) noexcept {
+  if (f.granularity == Granularity::per_channel) return token / f.group * width + channel;
+  return (f.group == 0 ? 0 : channel / f.group) * block_tokens + token;
+}
+
+struct AffineSpec {
+  int bits = 4;
+  Granularity granularity = Granularity::per_token;
+  int group = 0;  ///< channels (per_token; 0: the whole width) or tokens (per_channel) per scale
+  ScaleRule rule = ScaleRule::min_max;
+};
+
+namespace detail {
+
+TERSE_HOST_DEVICE inline void store_half(std::byte* section, int index, F16 half) noexcept {
+  std::memcpy(section + static_cast<std::size_t>(index) * sizeof half, &half, sizeof half);
+}
+TERSE_HOST_DEVICE inline float load_half(const std::byte* section, int index) noexcept {
+  F16 half;
+  std::memcpy(&half, section + static_cast<std::size_t>(index) * sizeof half, sizeof half);
+  return to_float(half);
+}
+
+}  // namespace detail
+
+template <AffineSpec S>
+struct AffineGroup {
+  static_assert(S.bits == 2 || S.bits == 4 || S.bits == 8,
+                "terse::AffineGroup: bits must be 2, 4 or 8; codes never straddle bytes.");
+  static_assert(S.granularity == Granularity::per_token ||
+                    (S.group > 0 && block_tokens % S.group == 0),
+                "terse::AffineGroup: a per-channel group must divide the block of 64 tokens, or it "
+                "would straddle blocks; use 16, 32 or 64.");
+  static_assert(S.group >= 0, "terse::AffineGroup: group is negative.");
+
+  static constexpr int top_code = (1 << S.bits) - 1;
+  static constexpr Granularity granularity = S.granularity;
+  static constexpr AffineFormat affine_format{.bits = S.bits,
+                                              .granularity = S.granularity,
+                                              .group = S.group,
+                                              .centre = S.rule == ScaleRule::min_max ? 0.0f
+                                                        : S.rule == ScaleRule::least_squares
+                                                            ? static_cast<float>(top_code) / 2.0f
+                                                            : static_cast<float>(1 << (S.bits - 1)),
+                                              .has_min = S.rule == ScaleRule::min_max};
+
+  TERSE_HOST_DEVICE static constexpr Record record(Side side, int width) noexcept {
+    Record r;
+    r.add(codes_bytes<S.bits>(side, width));
+    const auto params = static_cast<std::size_t>(affine_params(affine_format, width));
+    r.add(params * sizeof(F16));
+    if (affine_format.has_min) r.add(params * sizeof(F16));
+    return r;
+  }
+
+  TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
+                                             std::byte* block) noexcept
+      requires(S.granularity == Granularity::per_token) {
+    const int group = S.group == 0 ? context.width : S.group;
+    for (int c = 0; c < context.width; c += group) {
+      const int count = c + group <= context.width ? group : context.width - c;
+      encode_group(context, x + c, 1, count, token, c, block);
+    }
+  }
+
+  TERSE_HOST_DEVICE static void encode_block(const CodecContext& context, const float* x,
+                                             std::byte* block) noexcept
+      requires(S.granularity == Granularity::per_channel) {
+    for (int t = 0; t < block_tokens; t += S.group) {
+      for (int c = 0; c < context.width; ++c) {
+        encode_group(context, x + static_cast<std::size_t>(t * context.width + c),
+                     static_cast<std::size_t>(context.width), S.group, t, c, block);
+      }
+    }
+  }
+
+  TERSE_HOST_DEVICE static void copy_token(const CodecContext& context, const std::byte* from,
+                                           int from_token, std::byte* to, int to_token) noexcept
+      requires(S.granularity == Granularity::per_token) {
+    for (int c = 0; c < context.width; ++c) {
+      store_code<S.bits>(
+          to, code_place<S.bits>(context.side, context.width, to_token, c),
+          load_code<S.bits>(from, code_place<S.bits>(context.side, context.width, from_token, c)));
+    }
+    const Record r = record(context.side, context.width);
+    for (int section = 1; section < r.num_sections; ++section) {
+      const std::size_t offset = r.sections[section].offset_bytes;
+      for (int g = 0; g < affine_groups(affine_format, context.width); ++g) {
+        std::memcpy(to + offset + static_cast<std::size_t>(g * block_tokens + to_token) * 2,
+                    from + offset + static_cast<std::size_t>(g * block_tokens + from_token) * 2, 2);
+      }
+    }
+  }
+
+  TERSE_HOST_DEVICE static float decode(const CodecContext& context, const std::byte* block,
+                                        int token, int channel) noexcept {
+    const Record r = record(context.side, context.width);
+    const unsigned code =
+        load_code<S.bits>(block, code_place<S.bits>(context.side, context.width, token, channel));
+    const int i = affine_param_index(affine_format, context.width, token, channel);
+    const float scale = detail::load_half(block + r.sections[1].offset_bytes, i);
+    const float centred = static_cast<float>(code) - affine_format.centre;
+    if constexpr (affine_format.has_min) {
+      return fused_multiply_add(centred, scale,
+                                detail::load_half(block + r.sections[2].offset_bytes, i));
+    } else {
+      return centred * scale;
+    }
+  }
+
+ private:
+  /// Encodes `count` numbers `x[i * stride]` that share one scale; the first lies at (token,
+  /// channel), the others follow along the grouped axis.
+  TERSE_HOST_DEVICE static void encode_group(const CodecContext& context, const float* x,
+                                             std::size_t stride, int count, int token, int channel,
+                                             std::byte* block) noexcept {
+    const Record r = record(context.side, context.width);
+    const int param = affine_param_index(affine_format, context.width, token, channel);
+    std::byte* scales = block + r.sections[1].offset_bytes;
+
+    float low = x[0], high = x[0];
+    for (int i = 1; i < count; ++i) {
+      const float v = x[static_cast<std::size_t>(i) * stride];
+      low = v < low ? v : low;
+      high = v > high ? v : high;
+    }
+    const float peak = -low > high ? -low : high;
+
+    float scale = 0.0f;    // as decode will read it
+    float divisor = 0.0f;  // what codes are computed with
+    float offset = 0.0f;   // group_min as decode will read it
+    if constexpr (S.rule == ScaleRule::min_max) {
+      const F16 minimum = to_f16_saturating(low);
+      const F16 step = to_f16_saturating((high - low) / static_cast<float>(top_code));
+      detail::store_half(block + r.sections[2].offset_bytes, param, minimum);
+      detail::store_half(scales, param, step);
+      offset = to_float(minimum);
+      scale = divisor = to_float(step);
+    } else if constexpr (S.rule == ScaleRule::abs_max) {
+      const F16 step = to_f16_saturating(peak / static_cast<float>((1 << (S.bits - 1)) - 1));
+      detail::store_half(scales, param, step);
+      scale = divisor = to_float(step);
+    } else if constexpr (S.rule == ScaleRule::abs_max_wide) {
+      divisor = peak / static_cast<float>((1 << (S.bits - 1)) - 1);
+      detail::store_half(scales, param, to_f16_saturating(divisor));
+    } else if constexpr (S.rule == ScaleRule::signed_max_wide) {
+      divisor = (-low > high ? low : high) / -static_cast<float>(1 << (S.bits - 1));
+      detail::store_half(scales, param, to_f16_saturating(divisor));
+    } else {
+      divisor = best_step(x, stride, count, peak);
+      scale = divisor;
+    }
+
+    double dot = 0.0, norm = 0.0;
+    for (int i = 0; i < count; ++i) {
+      const float v = x[static_cast<std::size_t>(i) * stride];
+      const unsigned code = encode(v, divisor, offset);
+      if constexpr (S.rule == ScaleRule::least_squares) {
+        const float level = static_cast<float>(code) - affine_format.centre;
+        dot += static_cast<double>(v) * level;
+        norm += static_cast<double>(level) * level;
+      }
+      const int t = S.granularity == Granularity::per_channel ? token + i : token;
+      const int c = S.granularity == Granularity::per_channel ? channel : channel + i;
+      store_code<S.bits>(block, code_place<S.bits>(context.side, context.width, t, c), code);
+    }
+    if constexpr (S.rule == ScaleRule::least_squares) {
+      scale = divisor == 0.0f ? 0.0f : static_cast<float>(dot / norm);
+      detail::store_half(scales, param, to_f16_saturating(scale));
+    }
+  }
+
+  TERSE_HOST_DEVICE static unsigned encode(float v, float divisor, float offset) noexcept {
+    if constexpr (S.rule == ScaleRule::signed_max_wide) {
+      // llama.cpp adds the centre and one half, then truncates.
+      const float inverse = divisor == 0.0f ? 0.0f : 1.0f / divisor;
+      const float shifted = v * inverse + (affine_format.centre + 0.5f);
+      return static_cast<unsigned>(clamp(static_cast<int>(shifted), 0, top_code));
+    } else if constexpr (S.rule == ScaleRule::abs_max_wide) {
+      const float inverse = divisor == 0.0f ? 0.0f : 1.0f / divisor;
+      const float scaled = v * inverse;
+      const int rounded = static_cast<int>(scaled < 0.0f ? scaled - 0.5f : scaled + 0.5f);
+      return static_cast<unsigned>(
+          clamp(rounded + static_cast<int>(affine_format.centre), 0, top_code));
+    } else {
+      if (divisor == 0.0f) return static_cast<unsigned>(affine_format.centre);
+      const float steps = (v - offset) / divisor;
+      // Clamped before rounding: a saturated scale may leave numbers far outside the grid.
+      const float shifted = clamp(steps + affine_format.centre, 0.0f, static_cast<float>(top_code));
+      return static_cast<unsigned>(round_half_even(shifted));
+    }
+  }
+
+  /// The step with the least squared error among fractions of the covering one. Products of two
+  /// floats are exact in double, so no compiler can change a sum by fusing.
+  TERSE_HOST_DEVICE static float best_step(const float* x, std::size_t stride, int count,
+                                           float peak) noexcept {
+    constexpr float fractions[] = {1.0f, 0.92f, 0.84f, 0.76f, 0.68f, 0.6f};
+    const float covering = peak / (static_cast<float>(top_code) / 2.0f);
+    if (!(covering > 1e-30f)) return 0.0f;
+    float best = covering;
+    double best_error = -1.0;
+    for (const float fraction : fractions) {
+      const float step = covering * fraction;
+      double sum = 0.0;
+      for (int i = 0; i < count; ++i) {
+        const float v = x[static_cast<std::size_t>(i) * stride];
+        const float level = static_cast<float>(encode(v, step, 0.0f)) - affine_format.centre;
+        const auto difference =
+            static_cast<float>(static_cast<double>(v) - static_cast<double>(level) * step);
+        sum += static_cast<double>(difference) * difference;
+      }
+      if (best_error < 0.0 || sum < best_error) {
+        best_error = sum;
+        best = step;
+      }
+    }
+    return best;
+  }
+};
+
+/// A codec in a rotated basis.
+template <class CodecPart, class BasisPart>
+struct InBasis : CodecPart, BasisPart {};
+
+}  // namespace terse

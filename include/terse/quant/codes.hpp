@@ -1,0 +1,64 @@
+/// Stored order of packed codes of a block `[64 tokens, width]`, 2, 4 or 8 bits each.
+///
+/// The order is that of dot-product instructions: a 64-byte vector holds 16 lanes of 4 bytes, and a
+/// byte holds 8 / bits codes. Keys: lane = token, byte = channel; values: lane = channel,
+/// byte = token. One AND (after a shift) of a vector yields 64 codes that meet four neighbouring
+/// query channels (keys) or probabilities (values). Lanes of a GPU's matrix operand read the same
+/// words. docs/stored_format.md has the picture.
+#pragma once
+
+#include <cstddef>
+
+#include "terse/config.hpp"
+#include "terse/core/math.hpp"
+#include "terse/policy/record.hpp"
+
+namespace terse {
+
+/// Byte and bit at which a code lies.
+struct CodePlace {
+  std::size_t byte;
+  unsigned shift;
+};
+
+/// Channels covered by the stored vectors: `width` rounded up to 4 (keys) or 16 (values).
+TERSE_HOST_DEVICE constexpr int stored_channels(Side side, int width) noexcept {
+  return side == Side::key ? round_up(width, 4) : round_up(width, 16);
+}
+
+template <int Bits>
+TERSE_HOST_DEVICE constexpr CodePlace code_place(Side side, int width, int token,
+                                                 int channel) noexcept {
+  static_assert(Bits == 2 || Bits == 4 || Bits == 8);
+  constexpr int fields = 8 / Bits;
+  if (side == Side::key) {
+    const int quads = ceil_div(width, 4);
+    const int vector = token / (16 * fields) * quads + channel / 4;
+    return {static_cast<std::size_t>(vector * 64 + token % 16 * 4 + channel % 4),
+            static_cast<unsigned>(token / 16 % fields * Bits)};
+  }
+  constexpr int vectors_per_tile = block_tokens / (4 * fields);
+  const int vector = channel / 16 * vectors_per_tile + token / (4 * fields);
+  return {static_cast<std::size_t>(vector * 64 + channel % 16 * 4 + token % 4),
+          static_cast<unsigned>(token / 4 % fields * Bits)};
+}
+
+template <int Bits>
+TERSE_HOST_DEVICE constexpr std::size_t codes_bytes(Side side, int width) noexcept {
+  return static_cast<std::size_t>(block_tokens) *
+         static_cast<std::size_t>(stored_channels(side, width)) * Bits / 8;
+}
+
+template <int Bits>
+TERSE_HOST_DEVICE inline void store_code(std::byte* codes, CodePlace place,
+                                         unsigned code) noexcept {
+  const auto mask = static_cast<std::byte>(((1u << Bits) - 1u) << place.shift);
+  codes[place.byte] = (codes[place.byte] & ~mask) | static_cast<std::byte>(code << place.shift);
+}
+
+template <int Bits>
+TERSE_HOST_DEVICE inline unsigned load_code(const std::byte* codes, CodePlace place) noexcept {
+  return (static_cast<unsigned>(codes[place.byte]) >> place.shift) & ((1u << Bits) - 1u);
+}
+
+}  // namespace terse

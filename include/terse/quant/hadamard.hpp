@@ -1,0 +1,47 @@
+/// Hadamard rotation of the channels: spreads outliers evenly, costs no stored bytes.
+/// Precedents for caches: QuaRot (arXiv 2404.00456, section 4), llama.cpp pull request 21038.
+#pragma once
+
+#include "terse/policy/codec.hpp"
+
+namespace terse {
+
+/// Largest power of two that divides `width` and does not exceed `limit`.
+TERSE_HOST_DEVICE constexpr int hadamard_size(int width, int limit) noexcept {
+  int size = 1;
+  while (size * 2 <= limit && width % (size * 2) == 0) size *= 2;
+  return size;
+}
+
+/// Orthonormal Hadamard transform of each run of `size` channels of `x [width]`, in place.
+/// Additions in one fixed order, then one product by 1/sqrt(size): the same bits everywhere.
+TERSE_HOST_DEVICE inline void hadamard(float* x, int width, int size) noexcept {
+  for (int start = 0; start < width; start += size) {
+    for (int half = 1; half < size; half *= 2) {
+      for (int i = start; i < start + size; i += 2 * half) {
+        for (int j = i; j < i + half; ++j) {
+          const float a = x[j], b = x[j + half];
+          x[j] = a + b;
+          x[j + half] = a - b;
+        }
+      }
+    }
+  }
+  // 2^(-k/2): exact for even k; the odd ones carry one rounding of sqrt(1/2).
+  float norm = 1.0f;
+  for (int s = size; s > 1; s /= 4) norm *= s == 2 ? 0.70710678118654752f : 0.5f;
+  for (int c = 0; c < width; ++c) x[c] *= norm;
+}
+
+/// Basis of a codec: Hadamard over runs of at most `Limit` channels.
+template <int Limit>
+struct HadamardBasis {
+  TERSE_HOST_DEVICE static void to_basis(const CodecContext& context, float* x) noexcept {
+    hadamard(x, context.width, hadamard_size(context.width, Limit));
+  }
+  TERSE_HOST_DEVICE static void from_basis(const CodecContext& context, float* x) noexcept {
+    to_basis(context, x);  // symmetric and orthonormal: its own inverse
+  }
+};
+
+}  // namespace terse

@@ -1,0 +1,16 @@
+/// Everything of terse that needs no CUDA.
+#pragma once
+
+#include "terse/cache/kv_cache.hpp"
+#include "terse/evict/attention_gate.hpp"
+#include "terse/evict/h2o.hpp"
+#include "terse/evict/streaming_llm.hpp"
+#include "terse/layout/contiguous.hpp"
+#include "terse/layout/paged.hpp"
+#include "terse/lowrank/palu.hpp"
+#include "terse/quant/fp8.hpp"
+#include "terse/quant/int4_rotated.hpp"
+#include "terse/quant/int8.hpp"
+#include "terse/quant/kivi.hpp"
+#include "terse/quant/q4_0.hpp"
+#include "terse/quant/q8_0.hpp"
