@@ -14,20 +14,26 @@
 
 namespace terse::tests {
 
-/// 128-byte aligned bytes, filled with a pattern so that unwritten ones are noticed.
+/// 128-byte aligned bytes, exactly `size` of them. The fill reads as NaN in every floating-point
+/// format, so that a use of bytes nobody wrote is noticed.
 class AlignedBytes {
  public:
   AlignedBytes() = default;
-  explicit AlignedBytes(std::size_t size, int fill = 0xa5)
-      : size_(size),
-        data_(static_cast<std::byte*>(std::aligned_alloc(128, size / 128 * 128 + 128))) {
-    std::memset(data_.get(), fill, size);
+  explicit AlignedBytes(std::size_t size, int fill = 0xff) : size_(size) {
+    void* data = nullptr;
+    if (posix_memalign(&data, 128, size > 0 ? size : 1) != 0) std::abort();
+    data_.reset(static_cast<std::byte*>(data));
+    if (size > 0) std::memset(data, fill, size);
   }
   [[nodiscard]] Span<std::byte> span() const { return {data_.get(), size_}; }
   [[nodiscard]] AlignedBytes copy() const {
     AlignedBytes other(size_);
-    std::memcpy(other.data_.get(), data_.get(), size_);
+    if (size_ > 0) std::memcpy(other.data_.get(), data_.get(), size_);
     return other;
+  }
+  friend bool operator==(const AlignedBytes& a, const AlignedBytes& b) {
+    return a.size_ == b.size_ &&
+           (a.size_ == 0 || std::memcmp(a.data_.get(), b.data_.get(), a.size_) == 0);
   }
 
  private:
@@ -46,6 +52,7 @@ struct OwnedBuffers {
       : pages(std::move(p)), tails(std::move(t)), state(std::move(s)) {}
   [[nodiscard]] Buffers view() const { return {pages.span(), tails.span(), state.span()}; }
   [[nodiscard]] OwnedBuffers copy() const { return {pages.copy(), tails.copy(), state.copy()}; }
+  friend bool operator==(const OwnedBuffers&, const OwnedBuffers&) = default;
 };
 
 template <Layout L, class Policy>

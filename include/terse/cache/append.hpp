@@ -131,7 +131,7 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
         state = {};
         if constexpr (Policy::signal == Signal::gate_logit) {
           for (int h = 0; h < shape.unit.heads_per_unit; ++h) {
-            float logit;
+            float logit = 0.0f;
             in.gate_logits.load(row0 + i, u * shape.unit.heads_per_unit + h, 1, &logit);
             Policy::evictor::admit(state, logit);
           }

@@ -44,7 +44,8 @@ struct ClassStore {
   PagePool pool{};
   Item* items = nullptr;  // scratch of evict and compact, one unit
   std::uint64_t* item_keys = nullptr;
-  float* vectors = nullptr;  // scratch of encoding, [64, widest stream]
+  std::int32_t* unit_cursors = nullptr;  // scratch of compact, [unit, 3]
+  float* vectors = nullptr;              // scratch of encoding, [64, widest stream]
 
   /// Places all arrays in the state buffer that `carver` divides.
   void carve_state(Carver& carver) noexcept {
@@ -78,6 +79,8 @@ struct ClassStore {
     const std::size_t block_words = shape.unit_bytes / sizeof(std::uint64_t);
     item_keys = carver.template take<std::uint64_t>(
         entries * block_tokens > block_words ? entries * block_tokens : block_words);
+    unit_cursors =
+        carver.template take<std::int32_t>(static_cast<std::size_t>(shape.unit.units) * 3);
     const int widest = shape.key_width > shape.value_width ? shape.key_width : shape.value_width;
     vectors = carver.template take<float>(static_cast<std::size_t>(block_tokens * widest));
   }

@@ -45,7 +45,7 @@ template <class Store>
   return blocks;
 }
 
-/// A row worth compacting: how many entries it has now and would have.
+/// A row worth compacting: how many sealed entries it has now and would have.
 struct RowCompaction {
   int sealed = 0;
   int packed = 0;
@@ -55,10 +55,16 @@ template <class Store>
 [[nodiscard]] RowCompaction plan_row(const Store& store, const typename Store::Ref& r, int sequence,
                                      int row) noexcept {
   RowCompaction plan;
-  if constexpr (!Store::Ref::scatters) return plan;  // survivors are contiguous already
   plan.sealed = sealed_entries(store, r, sequence, row);
-  for (int u = row * store.shape.units_per_row; u < (row + 1) * store.shape.units_per_row; ++u) {
-    plan.packed = std::max(plan.packed, packed_blocks<Store>(r, sequence, u, plan.sealed));
+  if constexpr (Store::Ref::scatters) {
+    for (int u = row * store.shape.units_per_row; u < (row + 1) * store.shape.units_per_row; ++u) {
+      plan.packed = std::max(plan.packed, packed_blocks<Store>(r, sequence, u, plan.sealed));
+    }
+  } else {
+    // Survivors are contiguous already: only dead entries go.
+    for (int e = 0; e < plan.sealed; ++e) {
+      if (!is_dead_entry(store, r, sequence, row, e)) ++plan.packed;
+    }
   }
   return plan;
 }
@@ -73,31 +79,45 @@ inline constexpr bool moves_exactly = Policy::key_codec::granularity ==
   Policy::value_codec::copy_token(c, from, 0, to, 0);
 };
 
+/// What compacting a sequence in this class would need and give.
 template <class Store>
-void add_compact_plan(const Store& store, int sequence, CompactPlan* plan) noexcept {
+[[nodiscard]] CompactPlan plan_compaction(const Store& store, int sequence) noexcept {
   using Policy = typename Store::Ref::policy;
+  CompactPlan plan;
   for (int s = 0; s < store.shape.slots; ++s) {
     const auto r = store.ref(s);
     for (int row = 0; row < store.shape.rows; ++row) {
       const RowCompaction own = plan_row(store, r, sequence, row);
       if (own.packed >= own.sealed) continue;
-      if constexpr (Store::Ref::layout::paged) plan->pages_needed += own.packed;
-      for (int e = 0; e < own.sealed; ++e) {
-        if constexpr (Store::Ref::layout::paged) {
-          if (store.pool.references(r.page_slot(sequence, row, e)) == 1) ++plan->pages_returned;
-        } else {
-          ++plan->pages_returned;
+      constexpr bool paged = Store::Ref::layout::paged;
+      const auto is_sole_owner = [&](int e) {
+        if constexpr (paged) return store.pool.references(r.page_slot(sequence, row, e)) == 1;
+        return true;
+      };
+      if constexpr (!Store::Ref::scatters) {
+        for (int e = 0; e < own.sealed; ++e) {
+          if (is_dead_entry(store, r, sequence, row, e) && is_sole_owner(e)) ++plan.pages_returned;
         }
+        continue;
+      }
+      // Block after block, a page is taken and the place's old one dropped.
+      for (int e = 0; e < own.sealed; ++e) {
+        if (paged && e < own.packed) {
+          plan.pages_needed = std::max(plan.pages_needed, 1 - plan.pages_returned);
+          --plan.pages_returned;
+        }
+        if (is_sole_owner(e)) ++plan.pages_returned;
         for (int u = row * store.shape.units_per_row; u < (row + 1) * store.shape.units_per_row;
              ++u) {
           const int live = std::popcount(r.live_mask(sequence, u, e));
-          plan->tokens_moved += live;
-          if constexpr (!moves_exactly<Policy>) plan->tokens_reencoded += live;
+          plan.tokens_moved += live;
+          if constexpr (!moves_exactly<Policy>) plan.tokens_reencoded += live;
         }
       }
-      plan->pages_returned -= own.packed;
+      if (!paged) plan.pages_returned -= own.packed;
     }
   }
+  return plan;
 }
 
 /// Writes one packed block of a stream from the listed tokens.
@@ -125,79 +145,100 @@ void pack_stream(Store& store, const typename Store::Ref& r, int sequence, int u
   }
 }
 
+/// Lists up to 64 live tokens of a unit from `*entry`, `*token` on, none more than 65535 positions
+/// behind the first, and moves the two behind them. Returns their number.
+template <class Store>
+[[nodiscard]] int next_tokens(const typename Store::Ref& r, int sequence, int unit, int sealed,
+                              std::int32_t* entry, std::int32_t* token,
+                              typename Store::Item* items) noexcept {
+  int n = 0;
+  for (; *entry < sealed; ++*entry, *token = 0) {
+    std::uint64_t bits = r.live_mask(sequence, unit, *entry) >> *token << *token;
+    for (; bits != 0; bits &= bits - 1) {
+      *token = std::countr_zero(bits);
+      const auto position = static_cast<std::int32_t>(r.position(sequence, unit, *entry, *token));
+      if (n == block_tokens || (n > 0 && position - items[0].position > 0xffff)) return n;
+      items[n++] = {*entry, *token, position};
+    }
+  }
+  return n;
+}
+
+/// Writes positions, mask and evictor state of a packed entry.
+template <class Store>
+void describe_packed(const typename Store::Ref& r, int sequence, int unit, int entry,
+                     const typename Store::Item* tokens, int count,
+                     std::int32_t last_position) noexcept {
+  const std::size_t at = r.unit_entry(sequence, unit, entry);
+  // Tokens only move to the front, so each place is read before it is written.
+  for (int t = 0; t < block_tokens; ++t) {
+    const auto place = at * block_tokens + static_cast<std::size_t>(t);
+    if constexpr (Store::has_state) {
+      if (t < count) {
+        r.token_states[place] =
+            r.token_states[r.unit_entry(sequence, unit, tokens[t].entry) * block_tokens +
+                           static_cast<std::size_t>(tokens[t].token)];
+      }
+    }
+    if constexpr (Store::Ref::scatters) {
+      const int source = t < count ? t : count - 1;
+      r.position_deltas[place] =
+          count == 0 ? std::uint16_t{0}
+                     : static_cast<std::uint16_t>(tokens[source].position - tokens[0].position);
+    }
+  }
+  r.first_positions[at] = count > 0 ? tokens[0].position : last_position;
+  r.live[at] = count == block_tokens ? ~0ull : (1ull << count) - 1;
+}
+
+/// Packs a row block after block. Block b takes tokens of entries b and later only, and uses up
+/// entry b, so one spare page is enough. Sealed bytes may be shared with other sequences and are
+/// never overwritten.
 template <class Store>
 void compact_row(Store& store, const typename Store::Ref& r, int sequence, int row,
-                 const RowCompaction& plan, std::int64_t length) noexcept {
+                 const RowCompaction& plan) noexcept {
   using Policy = typename Store::Ref::policy;
   const ClassShape& shape = store.shape;
-  const auto page_at = [&](std::int32_t page) {
-    return r.pages + static_cast<std::size_t>(page) * shape.page_bytes;
-  };
   const int row_unit = row * shape.units_per_row;
-  // New pages first: sealed bytes may be shared with other sequences and never change. They are
-  // remembered in the key scratch, which list_tokens leaves alone.
-  auto* fresh = reinterpret_cast<std::int32_t*>(store.item_keys);
-  if constexpr (Store::Ref::layout::paged) {
-    for (int b = 0; b < plan.packed; ++b) fresh[b] = store.take_page();
-  }
-  for (int u = row_unit; u < row_unit + shape.units_per_row; ++u) {
-    int n = list_tokens(store, r, sequence, u, length);
-    while (n > 0 && store.items[n - 1].entry >= plan.sealed) --n;
-    int next = 0;
-    std::int32_t last_position = n > 0 ? store.items[n - 1].position : 0;
-    for (int b = 0; b < plan.packed; ++b) {
-      const auto* tokens = store.items + next;
-      int count = 0;
-      while (next + count < n && count < block_tokens &&
-             tokens[count].position - tokens[0].position <= 0xffff) {
-        ++count;
-      }
-      const std::size_t at = r.unit_entry(sequence, u, b);
+  std::int32_t* cursors = store.unit_cursors;  // [unit of the row, {entry, token, last position}]
+  for (int i = 0; i < shape.units_per_row * 3; ++i) cursors[i] = 0;
+  for (int b = 0; b < plan.packed; ++b) {
+    std::int32_t page = no_page;
+    if constexpr (Store::Ref::layout::paged) page = store.take_page();
+    for (int u = row_unit; u < row_unit + shape.units_per_row; ++u) {
+      std::int32_t* cursor = cursors + (u - row_unit) * 3;
+      const int count =
+          next_tokens<Store>(r, sequence, u, plan.sealed, cursor, cursor + 1, store.items);
       if (count > 0) {
         std::byte* out;
         if constexpr (Store::Ref::layout::paged) {
-          out = page_at(fresh[b]) + static_cast<std::size_t>(u - row_unit) * shape.unit_bytes;
+          out = r.pages + static_cast<std::size_t>(page) * shape.page_bytes +
+                static_cast<std::size_t>(u - row_unit) * shape.unit_bytes;
         } else {
-          // Packed tokens come from this place or later ones: the block is built aside.
           out = reinterpret_cast<std::byte*>(store.item_keys);
           std::memset(out, 0, shape.unit_bytes);
         }
         for (int s = 0; s < shape.unit.key_streams; ++s) {
           pack_stream<typename Policy::key_codec>(store, r, sequence, u, Side::key,
-                                                  shape.key_offset(s), tokens, count, out);
+                                                  shape.key_offset(s), store.items, count, out);
         }
         for (int s = 0; s < shape.unit.value_streams; ++s) {
           pack_stream<typename Policy::value_codec>(store, r, sequence, u, Side::value,
-                                                    shape.value_offset(s), tokens, count, out);
+                                                    shape.value_offset(s), store.items, count, out);
         }
         if constexpr (!Store::Ref::layout::paged) {
           std::memcpy(r.block(sequence, u, b), out, shape.unit_bytes);
         }
+        cursor[2] = store.items[count - 1].position;
       }
-      r.first_positions[at] = count > 0 ? tokens[0].position : last_position;
-      r.live[at] = count == block_tokens ? ~0ull : (1ull << count) - 1;
-      for (int t = 0; t < block_tokens; ++t) {
-        const int source = t < count ? t : count - 1;
-        if constexpr (Store::Ref::scatters) {
-          r.position_deltas[at * block_tokens + static_cast<std::size_t>(t)] =
-              count == 0 ? std::uint16_t{0}
-                         : static_cast<std::uint16_t>(tokens[source].position - tokens[0].position);
-        }
-        if constexpr (Store::has_state) {
-          if (t < count) {
-            const std::size_t from = r.unit_entry(sequence, u, tokens[t].entry) * block_tokens +
-                                     static_cast<std::size_t>(tokens[t].token);
-            r.token_states[at * block_tokens + static_cast<std::size_t>(t)] = r.token_states[from];
-          }
-        }
-      }
-      next += count;
+      describe_packed<Store>(r, sequence, u, b, store.items, count, cursor[2]);
+    }
+    if constexpr (Store::Ref::layout::paged) {
+      store.free_entry_page(r, sequence, row, b);
+      r.page_slot(sequence, row, b) = page;
     }
   }
-  if constexpr (Store::Ref::layout::paged) {
-    for (int e = 0; e < plan.sealed; ++e) store.free_entry_page(r, sequence, row, e);
-    for (int b = 0; b < plan.packed; ++b) r.page_slot(sequence, row, b) = fresh[b];
-  }
+  for (int e = plan.packed; e < plan.sealed; ++e) store.free_entry_page(r, sequence, row, e);
   int& count = r.entry_count(sequence, row);
   for (int e = plan.sealed; e < count; ++e) {
     store.move_entry(r, sequence, row, e, plan.packed + e - plan.sealed);
@@ -206,15 +247,19 @@ void compact_row(Store& store, const typename Store::Ref& r, int sequence, int r
 }
 
 template <class Store>
-void compact_sequence(Store& store, int sequence, std::int64_t length) noexcept {
+void compact_sequence(Store& store, int sequence) noexcept {
   bool any = false;
   for (int s = 0; s < store.shape.slots; ++s) {
     const auto r = store.ref(s);
     for (int row = 0; row < store.shape.rows; ++row) {
       const RowCompaction plan = plan_row(store, r, sequence, row);
       if (plan.packed >= plan.sealed) continue;
-      compact_row(store, r, sequence, row, plan, length);
-      any = true;
+      if constexpr (Store::Ref::scatters) {
+        compact_row(store, r, sequence, row, plan);
+        any = true;
+      } else {
+        drop_dead_entries(store, r, sequence, row);
+      }
     }
   }
   GridRecord& grid = store.base.grids[sequence];

@@ -24,20 +24,26 @@ template <class Store>
   return n;
 }
 
+/// Whether a sealed entry of a row holds no live token.
+template <class Store>
+[[nodiscard]] bool is_dead_entry(const Store& store, const typename Store::Ref& r, int sequence,
+                                 int row, int entry) noexcept {
+  const int unit = row * store.shape.units_per_row;
+  std::uint64_t live = 0;
+  for (int u = unit; u < unit + store.shape.units_per_row; ++u) {
+    live |= r.live_mask(sequence, u, entry);
+  }
+  return live == 0 &&
+         r.first_position(sequence, unit, entry) < store.base.grids[sequence].sealed_end;
+}
+
 /// Removes the sealed entries of a row that hold no live token. Returns the pages that became free.
 template <class Store>
-int release_dead_entries(Store& store, const typename Store::Ref& r, int sequence,
-                         int row) noexcept {
-  if constexpr (!Store::Ref::layout::paged) return 0;
+int drop_dead_entries(Store& store, const typename Store::Ref& r, int sequence, int row) noexcept {
   int& count = r.entry_count(sequence, row);
-  const int unit = row * store.shape.units_per_row;
   int kept = 0, freed = 0;
   for (int e = 0; e < count; ++e) {
-    std::uint64_t live = 0;
-    for (int u = unit; u < unit + store.shape.units_per_row; ++u) {
-      live |= r.live_mask(sequence, u, e);
-    }
-    if (live == 0 && r.first_position(sequence, unit, e) < store.base.grids[sequence].sealed_end) {
+    if (is_dead_entry(store, r, sequence, row, e)) {
       freed += store.free_entry_page(r, sequence, row, e);
       continue;
     }
@@ -67,7 +73,7 @@ std::int64_t evict_sequence(Store& store, int sequence, const SelectContext& con
       Evictor::select(list, r.eviction, context);
     }
     for (int row = 0; row < store.shape.rows; ++row) {
-      freed += release_dead_entries(store, r, sequence, row);
+      if constexpr (Store::Ref::layout::paged) freed += drop_dead_entries(store, r, sequence, row);
     }
   }
   return freed;

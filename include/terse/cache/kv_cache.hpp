@@ -382,8 +382,7 @@ class KVCache {
     }
     Status status{};
     for_each_store([&](auto& store) {
-      CompactPlan own;
-      detail::add_compact_plan(store, sequence.index, &own);
+      const CompactPlan own = detail::plan_compaction(store, sequence.index);
       if constexpr (L::paged) {
         if (own.pages_needed > store.pool.free_pages()) {
           status = error(StatusCode::no_free_pages,
@@ -393,9 +392,7 @@ class KVCache {
       }
     });
     if (!status.ok()) return status;
-    for_each_store([&](auto& store) {
-      detail::compact_sequence(store, sequence.index, sequences_[sequence.index].length_tokens);
-    });
+    for_each_store([&](auto& store) { detail::compact_sequence(store, sequence.index); });
     return planned;
   }
 
@@ -585,6 +582,8 @@ class KVCache {
     for (int i = 0; i < config_.max_sequences; ++i) sequences_[i] = SequenceRecord{};
     for_each_store([&](auto& store) {
       if constexpr (L::paged) store.pool.reset(store.shape.num_pages);
+      // Attention multiplies unwritten places by zero: they must hold numbers.
+      if (store.tails_bytes() > 0) std::memset(store.base.tails, 0, store.tails_bytes());
       for (int i = 0; i < config_.max_sequences; ++i) store.clear_sequence(i);
     });
   }

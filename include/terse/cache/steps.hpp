@@ -114,15 +114,17 @@ template <class Store>
 void shrink(Store& store, int sequence, std::int64_t length) noexcept {
   GridRecord& grid = store.base.grids[sequence];
   bool exact = length >= (store.shape.open ? grid.sealed_end : grid.exact_begin);
-  const std::int64_t partial = grid.origin + (length - grid.origin) / block_tokens * block_tokens;
-  if (exact && partial < length && partial < grid.sealed_end) {
-    exact = all_rows_hold(store, sequence, partial);  // eviction may have released the block
-  }
   std::int64_t sealed_end = length;
   if (exact) {
     GridRecord committed = grid;
     if (!store.shape.open) committed.sealed_end = grid.exact_begin;
     sealed_end = sealed_end_of(store, committed, length);
+    const std::int64_t unsealed_end = length < grid.sealed_end ? length : grid.sealed_end;
+    for (std::int64_t first = sealed_end; first < unsealed_end; first += block_tokens) {
+      // Eviction may have released a block that would go back to being unsealed.
+      exact = exact && all_rows_hold(store, sequence, first);
+    }
+    if (!exact) sealed_end = length;
   }
   for (int s = 0; s < store.shape.slots; ++s) {
     const auto r = store.ref(s);

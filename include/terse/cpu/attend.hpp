@@ -7,6 +7,7 @@
 #pragma once
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -471,12 +472,14 @@ void sum_columns(const AttendCall<Ref>& call, std::size_t part, int unit,
           SoftmaxState state = s.states[v];
           const float factor = call.table.softmax_block(scores, mask, &state);
           float* own = sums + static_cast<std::size_t>(e) * block_tokens;
-          for (int t = 0; t < block_tokens; ++t) {
-            if (source != Source::sinks) {
-              own[t] += factor * scores[t];
-            } else if (const auto at = r.position(sequence, unit, e, t); at < sink_block_tokens) {
-              own[t] += factor * scores[at];  // sinks lie by position
-            }
+          if (source != Source::sinks) {
+            for (int t = 0; t < block_tokens; ++t) own[t] += factor * scores[t];
+            continue;
+          }
+          for (std::uint64_t live = r.live_mask(sequence, unit, e); live != 0; live &= live - 1) {
+            const int t = std::countr_zero(live);
+            const std::int64_t at = r.position(sequence, unit, e, t);  // sinks lie by position
+            if (at < sink_block_tokens) own[t] += factor * scores[at];
           }
         }
       });

@@ -71,7 +71,7 @@ TERSE_TARGET_AVX512 void score_tile(const float* queries, int width,
     for (int v = 0; v < NV; ++v) k[v] = Load::load(keys + v * 16);
     TERSE_UNROLL
     for (int line = 0; line < 16 * NV * bytes; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T1);
     }
     TERSE_UNROLL
     for (int r = 0; r < R; ++r) {
@@ -149,7 +149,7 @@ TERSE_TARGET_AVX512 void value_tile(const float* probabilities, int width,
     }
     TERSE_UNROLL
     for (int line = 0; line < 16 * NV * bytes; line += 64) {
-      _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T0);
+      _mm_prefetch(reinterpret_cast<const char*>(next + line), _MM_HINT_T1);
     }
     TERSE_UNROLL
     for (int r = 0; r < R; ++r) {

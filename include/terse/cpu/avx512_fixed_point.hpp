@@ -1,9 +1,9 @@
 /// Packed integer codes with AVX-512 VNNI: integer dot products of codes with fixed-point numbers.
 ///
-/// A query (or probability) vector x becomes integers of 24 bits, x = scale * (65536 h + 256 m + l)
+/// A query (or probability) vector x becomes integers of 23 bits, x = scale * (65536 h + 256 m + l)
 /// with signed bytes h, m and l, and `vpdpbusd` multiplies 64 codes by four such bytes at a time.
 /// Two bytes (16 bits) would leave 2e-5 in the output, three leave fp32's own error. Integer sums are
-/// exact, so centres are subtracted exactly.
+/// exact and so the same in any order.
 #pragma once
 
 #include <cstddef>
@@ -18,9 +18,8 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
-/// Largest magnitude of a 24-bit number; three signed bytes reach 127 * (65536 + 256 + 1), and
-/// rounding may exceed this by one.
-inline constexpr float fixed_top = 8355584.0f;
+/// Largest magnitude of a fixed-point number: 65536 h stays within 7 bits, as `split_bytes` needs.
+inline constexpr float fixed_top = 4160000.0f;
 /// Smaller vectors lose bits instead of overflowing 1 / scale.
 inline constexpr float fixed_floor = 1e-30f;
 /// Rows of one pass and channels of one integer sum. 255 * 127 * 256 * 257 < 2^31.
@@ -47,9 +46,6 @@ inline bool covers(const AffineFormat& f, Side side, int width) noexcept {
   return f.group == 0 || f.group >= width || f.group % (side == Side::key ? 4 : 16) == 0;
 }
 
-/// 2 * centre, an integer for every codec; kept doubled where codes are narrow enough.
-inline int twice_centre(const AffineFormat& f) noexcept { return static_cast<int>(2 * f.centre); }
-
 TERSE_INLINE_AVX512 __mmask16 first_lanes(int count) noexcept {
   return static_cast<__mmask16>(count >= 16 ? 0xffff : (1 << count) - 1);
 }
@@ -59,80 +55,98 @@ TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index,
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, section + index * 2));
 }
 
-/// One 32-bit word in all lanes, by the load port (a float, so that it takes no general register).
-TERSE_INLINE_AVX512 __m512i broadcast(const float* word) noexcept {
-  return _mm512_castps_si512(_mm512_set1_ps(*word));
+/// sum += codes . word, four bytes a lane, the word broadcast by the load port. Written out because
+/// compilers prefer a separate broadcast, which takes an execution slot of the dot products.
+TERSE_INLINE_AVX512 void dot_word(__m512i& sum, __m512i codes, const float* word) noexcept {
+  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*word));
 }
 
-/// Magnitudes as integers: they compare alike, and NaN is the largest.
-TERSE_INLINE_AVX512 __m512i max_magnitude(__m512i peak, __m512 x) noexcept {
-  return _mm512_max_epi32(peak, _mm512_and_si512(_mm512_castps_si512(x),
-                                                 _mm512_set1_epi32(0x7fffffff)));
+/// Per lane the larger magnitude; a NaN loses (callers find it elsewhere).
+TERSE_INLINE_AVX512 __m512 max_magnitude(__m512 a, __m512 b) noexcept {
+  return _mm512_range_ps(a, b, 0b1011);
 }
 
-struct FixedScale {
-  float scale;
-  float inverse;
+/// Lane r: the sum (or maximum) of vector r, in the same order whatever the other vectors hold.
+TERSE_INLINE_AVX512 __m128 sum_each(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 all =
+      _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+TERSE_INLINE_AVX512 __m128i sum_each(__m512i a, __m512i b, __m512i c, __m512i d) noexcept {
+  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
+  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
+  const __m512i all =
+      _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
+  const __m256i half =
+      _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti32x8_epi32(all, 1));
+  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+TERSE_INLINE_AVX512 __m128 max_each(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
+  const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 all =
+      _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
+  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
+  return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+
+/// Four rows' scales and their inverses, from the rows' largest magnitudes.
+struct FixedScales {
+  alignas(16) float scale[affine_rows];
+  alignas(16) float inverse[affine_rows];
 };
 
-TERSE_INLINE_AVX512 FixedScale fixed_scale(__m512i peak) noexcept {
-  const int bits = _mm512_reduce_max_epi32(
-      _mm512_max_epi32(peak, _mm512_castps_si512(_mm512_set1_ps(fixed_floor))));
-  const float largest = __builtin_bit_cast(float, bits);
-  return {largest * (1.0f / fixed_top), fixed_top / largest};
+TERSE_INLINE_AVX512 void set_scales(__m128 peaks, FixedScales* out) noexcept {
+  const __m128 top = _mm_set1_ps(fixed_top);
+  const __m128 largest = _mm_max_ps(peaks, _mm_set1_ps(fixed_floor));
+  _mm_store_ps(out->scale, _mm_mul_ps(largest, _mm_set1_ps(1.0f / fixed_top)));
+  _mm_store_ps(out->inverse, _mm_div_ps(top, largest));
 }
 
 /// 16 numbers as four groups of 16 bytes, each {l l l l m m m m h h h h 0 0 0 0} of four numbers.
-TERSE_INLINE_AVX512 __m512i split_bytes(__m512 x, __m512 inverse) noexcept {
-  const __m512i bias = _mm512_set1_epi32(0x00808080);
-  const __m512i fixed = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
-  const __m512i biased = _mm512_xor_si512(_mm512_add_epi32(fixed, bias), bias);
+/// `total` gathers the fixed-point numbers themselves, each with `fixed_bias` added.
+TERSE_INLINE_AVX512 __m512i split_bytes(__m512 x, __m512 inverse, __m512i* total) noexcept {
+  // 1.5 * 2^23 leaves the rounded integer in the low mantissa bits, 0x8080 makes room for the
+  // borrows of the signed bytes.
+  const __m512 shifted = _mm512_fmadd_ps(x, inverse, _mm512_set1_ps(12582912.0f + 32896.0f));
+  const __m512i bits = _mm512_castps_si512(shifted);
+  *total = _mm512_add_epi32(*total, bits);
+  const __m512i bytes = _mm512_sub_epi8(bits, _mm512_set1_epi32(0x4b408080));
   const __m512i order = _mm512_broadcast_i32x4(
       _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  return _mm512_shuffle_epi8(biased, order);
+  return _mm512_shuffle_epi8(bytes, order);
 }
+inline constexpr std::uint32_t fixed_bias = 0x4b408080u;
 
-/// What the centre takes from integer sums: of 65536 h + 256 m in units of 256, and of l.
+/// What a centre takes from a row's sums: `start`, where the middle bytes' sum begins, and `rest`,
+/// in units of the row's scale. Together centre * (sum of the fixed-point numbers), exactly.
 struct CentreShare {
-  int high;
-  int low;
+  int start;
+  float rest;
 };
 
-/// `sums`: byte sums {l, m, h, 0}, four times.
-TERSE_INLINE_AVX512 CentreShare centre_share(__m512i sums, int centre) noexcept {
-  const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(sums),
-                                        _mm512_extracti64x4_epi64(sums, 1));
-  const __m128i all = _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-  const int low = _mm_cvtsi128_si32(all);
-  const int middle = _mm_extract_epi32(all, 1);
-  const int high = _mm_extract_epi32(all, 2);
-  return {centre * (high * 256 + middle), centre * low};
+/// `total`: the sum of `count` biased numbers, modulo 2^32.
+inline CentreShare centre_share(const AffineFormat& f, int total, int count) noexcept {
+  const auto sum = static_cast<int>(static_cast<std::uint32_t>(total) -
+                                    static_cast<std::uint32_t>(count) * fixed_bias);
+  // The centre may be half an integer, so the part that must be an integer is even.
+  return {-static_cast<int>(2.0f * f.centre) * (sum >> 9),
+          f.centre * static_cast<float>(sum & 511)};
 }
 
-/// Integer sums of the three bytes, less the centre's share, as one number in units of the row's
-/// scale. Narrow codes count in halves, because their centre may be half an integer.
-template <int Bits>
-TERSE_INLINE_AVX512 __m512 combine(const __m512i* sums, CentreShare centre) noexcept {
-  constexpr int doubled = Bits == 8 ? 0 : 1;
-  const __m512i upper =
-      _mm512_add_epi32(_mm512_slli_epi32(sums[2], 8 + doubled), _mm512_slli_epi32(sums[1], doubled));
-  const __m512i lower = _mm512_slli_epi32(sums[0], doubled);
-  const __m512 high =
-      _mm512_cvtepi32_ps(_mm512_sub_epi32(upper, _mm512_set1_epi32(centre.high)));
-  const __m512 low = _mm512_cvtepi32_ps(_mm512_sub_epi32(lower, _mm512_set1_epi32(centre.low)));
-  return _mm512_fmadd_ps(high, _mm512_set1_ps(256.0f), low);
-}
-
-template <int Bits>
-inline constexpr float unit = Bits == 8 ? 1.0f : 0.5f;
-
-inline int stored_centre(const AffineFormat& f) noexcept {
-  return f.bits == 8 ? static_cast<int>(f.centre) : static_cast<int>(2.0f * f.centre);
+/// The sums of the three bytes as one number in units of the row's scale.
+TERSE_INLINE_AVX512 __m512 combine(__m512i low, __m512i middle, __m512i high) noexcept {
+  const __m512i upper = _mm512_add_epi32(_mm512_slli_epi32(high, 8), middle);
+  return _mm512_fmadd_ps(_mm512_cvtepi32_ps(upper), _mm512_set1_ps(256.0f),
+                         _mm512_cvtepi32_ps(low));
 }
 
 TERSE_INLINE_AVX512 void prefetch(const std::byte* at, std::intptr_t ahead) noexcept {
   const std::intptr_t address = reinterpret_cast<std::intptr_t>(at) + ahead;
-  _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T0);  // NOLINT: never dereferenced
+  _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T1);  // NOLINT: never dereferenced
 }
 
 /// Bytes from `record` to `next`. Without a hint, what is prefetched is what is being read.

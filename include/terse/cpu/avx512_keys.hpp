@@ -45,7 +45,10 @@ TERSE_TARGET_AVX512 void key_dots(KeyTile<Bits> tile, int quads, const float* di
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
     TERSE_UNROLL
-    for (int i = 0; i < 3; ++i) sum[r][0][i] = sum[r][1][i] = _mm512_setzero_si512();
+    for (int v = 0; v < 2; ++v) {
+      sum[r][v][0] = sum[r][v][2] = _mm512_setzero_si512();
+      sum[r][v][1] = _mm512_set1_epi32(centres[r + v * other_centre].start);
+    }
   }
   const std::byte* codes = tile.first;
   for (int quad = 0; quad < quads; ++quad) {
@@ -65,10 +68,8 @@ TERSE_TARGET_AVX512 void key_dots(KeyTile<Bits> tile, int quads, const float* di
       const float* words = digits + r * row_stride;
       TERSE_UNROLL
       for (int i = 0; i < 3; ++i) {
-        const __m512i word = broadcast(words + i);
-        sum[r][0][i] = _mm512_dpbusd_epi32(sum[r][0][i], a, word);
-        sum[r][1][i] =
-            _mm512_dpbusd_epi32(sum[r][1][i], b, Shared ? word : broadcast(words + other + i));
+        dot_word(sum[r][0][i], a, words + i);
+        dot_word(sum[r][1][i], b, words + (Shared ? 0 : other) + i);
       }
     }
     codes += 64;
@@ -76,8 +77,11 @@ TERSE_TARGET_AVX512 void key_dots(KeyTile<Bits> tile, int quads, const float* di
   }
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
-    _mm512_storeu_ps(dots + r * 32, combine<Bits>(sum[r][0], centres[r]));
-    _mm512_storeu_ps(dots + r * 32 + 16, combine<Bits>(sum[r][1], centres[r + other_centre]));
+    TERSE_UNROLL
+    for (int v = 0; v < 2; ++v) {
+      _mm512_storeu_ps(dots + r * 32 + v * 16,
+                       combine(sum[r][v][0], sum[r][v][1], sum[r][v][2]));
+    }
   }
 }
 
@@ -113,27 +117,27 @@ TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& f, const flo
   for (int row = 0; row < rows; ++row) {
     const float* q = queries + static_cast<std::ptrdiff_t>(row) * width;
     std::byte* digits = prepared + row * plan.row_words * 4;
-    __m512i peak = _mm512_setzero_si512();
-    for (int c = 0; c < width; c += 16) {
-      peak = max_magnitude(peak, _mm512_maskz_loadu_ps(first_lanes(width - c), q + c));
-    }
-    const FixedScale fixed = fixed_scale(peak);
-    scales[row] = fixed.scale;
+    __m512 peak = _mm512_setzero_ps();
+    __m512 poison = _mm512_setzero_ps();  // NaN where a query is not finite
     for (int c = 0; c < width; c += 16) {
       const __m512 x = _mm512_maskz_loadu_ps(first_lanes(width - c), q + c);
-      _mm512_storeu_si512(digits + c * 4, split_bytes(x, _mm512_set1_ps(fixed.inverse)));
+      peak = max_magnitude(peak, x);
+      poison = _mm512_fmadd_ps(x, _mm512_setzero_ps(), poison);
     }
-    int chunk = 0;
-    for (int begin = 0, count = 0; begin < width; begin += count, ++chunk) {
+    FixedScales fixed;
+    set_scales(max_each(peak, peak, peak, peak), &fixed);
+    scales[row] = fixed.scale[0] + _mm512_reduce_add_ps(poison);
+    for (int chunk = 0, begin = 0, count = 0; begin < width; begin += count, ++chunk) {
       count = chunk_size(f, width, begin);
-      __m512i sums = _mm512_setzero_si512();
+      __m512i total = _mm512_setzero_si512();
       for (int c = begin; c < begin + count; c += 16) {
-        // Four channels are 16 bytes; those of the next chunk do not count.
-        const auto lanes = first_lanes(round_up(begin + count - c, 4));
-        sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1),
-                                   _mm512_maskz_loadu_epi32(lanes, digits + c * 4));
+        const __m512 x = _mm512_maskz_loadu_ps(first_lanes(begin + count - c), q + c);
+        // Four numbers are 16 bytes; those of the next chunk are its own.
+        _mm512_mask_storeu_epi32(digits + c * 4, first_lanes(round_up(begin + count - c, 4)),
+                                 split_bytes(x, _mm512_set1_ps(fixed.inverse[0]), &total));
       }
-      shares[chunk * rows + row] = centre_share(sums, stored_centre(f));
+      shares[chunk * rows + row] =
+          centre_share(f, _mm512_reduce_add_epi32(total), round_up(count, 16));
     }
   }
 }
@@ -160,12 +164,12 @@ TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
       TERSE_UNROLL
       for (int v = 0; v < 2; ++v) {
         const int t = tile * 32 + v * 16;
-        const __m512 token_scale = _mm512_mul_ps(
-            load_halves(parts.scales, group * block_tokens + t), _mm512_set1_ps(unit<Bits>));
+        const __m512 token_scale = load_halves(parts.scales, group * block_tokens + t);
         TERSE_UNROLL
         for (int r = 0; r < R; ++r) {
           const __m512 factor = _mm512_mul_ps(token_scale, _mm512_set1_ps(scales[r]));
-          const __m512 dot = _mm512_loadu_ps(dots + r * 32 + v * 16);
+          const __m512 dot = _mm512_sub_ps(_mm512_loadu_ps(dots + r * 32 + v * 16),
+                                           _mm512_set1_ps(shares[r].rest));
           float* out = scores + r * block_tokens + t;
           const __m512 old = begin == 0 ? _mm512_setzero_ps() : _mm512_loadu_ps(out);
           _mm512_storeu_ps(out, _mm512_fmadd_ps(dot, factor, old));
@@ -196,19 +200,19 @@ struct Folded {
   alignas(64) float words[affine_rows][chunk_channels];  ///< numbers first, then their bytes
   CentreShare centres[affine_rows];
   float scales[affine_rows];
-  float offsets[affine_rows];  ///< sum of query times group minimum
+  float offsets[affine_rows];  ///< sum of query times group minimum, less the centre's rest
 };
 
-template <int Bits, int R>
+template <int R>
 TERSE_TARGET_AVX512 void fold_queries(const AffineFormat& f, int width, const AffineParts& parts,
                                       const float* queries, int begin, int count, int group,
                                       Folded* folded) noexcept {
-  __m512i peak[R];
-  __m512 offset[R];
+  __m512 peak[affine_rows], offset[affine_rows];
+  __m512i total[affine_rows];
   TERSE_UNROLL
-  for (int r = 0; r < R; ++r) {
-    peak[r] = _mm512_setzero_si512();
-    offset[r] = _mm512_setzero_ps();
+  for (int r = 0; r < affine_rows; ++r) {
+    peak[r] = offset[r] = _mm512_setzero_ps();
+    total[r] = _mm512_setzero_si512();
   }
   for (int c = 0; c < count; c += 16) {
     const __mmask16 lanes = first_lanes(count - c);
@@ -223,23 +227,29 @@ TERSE_TARGET_AVX512 void fold_queries(const AffineFormat& f, int width, const Af
       const __m512 x = _mm512_mul_ps(q, scale);
       _mm512_store_ps(folded->words[r] + c, x);
       peak[r] = max_magnitude(peak[r], x);
-      offset[r] = _mm512_fmadd_ps(q, minimum, offset[r]);
+      offset[r] = _mm512_fmadd_ps(q, minimum, offset[r]);  // NaN where q is not finite
     }
   }
+  FixedScales fixed;
+  set_scales(max_each(peak[0], peak[1], peak[2], peak[3]), &fixed);
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
-    const FixedScale fixed = fixed_scale(peak[r]);
-    folded->scales[r] = fixed.scale * unit<Bits>;
-    folded->offsets[r] = _mm512_reduce_add_ps(offset[r]);
-    const __m512 inverse = _mm512_set1_ps(fixed.inverse);
-    __m512i sums = _mm512_setzero_si512();
+    const __m512 inverse = _mm512_set1_ps(fixed.inverse[r]);
     for (int c = 0; c < count; c += 16) {
       float* words = folded->words[r] + c;
-      const __m512i bytes = split_bytes(_mm512_load_ps(words), inverse);
-      _mm512_store_si512(words, bytes);
-      sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);
+      _mm512_store_si512(words, split_bytes(_mm512_load_ps(words), inverse, &total[r]));
     }
-    folded->centres[r] = centre_share(sums, stored_centre(f));
+  }
+  alignas(16) int totals[affine_rows];
+  alignas(16) float offsets[affine_rows];
+  _mm_store_si128(reinterpret_cast<__m128i*>(totals),
+                  sum_each(total[0], total[1], total[2], total[3]));
+  _mm_store_ps(offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
+  TERSE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    folded->centres[r] = centre_share(f, totals[r], round_up(count, 16));
+    folded->scales[r] = fixed.scale[r];
+    folded->offsets[r] = offsets[r] - folded->centres[r].rest * fixed.scale[r];
   }
 }
 
@@ -257,9 +267,9 @@ TERSE_TARGET_AVX512 void scores_per_channel(const AffineFormat& f, int width,
       const int group = tile * 32 / f.group;
       const bool split = f.group < 32;
       if (tile == 0 || f.group != 64) {
-        fold_queries<Bits, R>(f, width, parts, queries, begin, count, group, &folded[0]);
+        fold_queries<R>(f, width, parts, queries, begin, count, group, &folded[0]);
       }
-      if (split) fold_queries<Bits, R>(f, width, parts, queries, begin, count, group + 1, &folded[1]);
+      if (split) fold_queries<R>(f, width, parts, queries, begin, count, group + 1, &folded[1]);
       const KeyTile<Bits> codes(parts.codes, stored_quads, begin / 4, tile);
       const std::intptr_t hint = Bits == 2 && tile == 1 ? 0 : ahead;
       const int quads = ceil_div(count, 4);

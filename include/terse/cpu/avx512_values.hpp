@@ -18,46 +18,56 @@ TERSE_BEGIN_AVX512
 /// Probabilities of 64 tokens times the token scales of one channel group, split into bytes.
 struct FoldedTokens {
   alignas(64) float words[affine_rows][block_tokens];
-  CentreShare centres[affine_rows];
+  int starts[affine_rows];     ///< of CentreShare
   float scales[affine_rows];
-  float offsets[affine_rows];  ///< sum of probability times group minimum
+  float offsets[affine_rows];  ///< sum of probability times group minimum, less the centre's rest
 };
 
-template <int Bits, int R>
-TERSE_INLINE_AVX512 void fold_probabilities(const AffineFormat& f, const AffineParts& parts,
+template <int R>
+TERSE_TARGET_AVX512 void fold_probabilities(const AffineFormat& f, const AffineParts& parts,
                                             const float* probabilities, int group,
                                             FoldedTokens* folded) noexcept {
-  __m512 scale[4], minimum[4];
+  __m512 x[affine_rows][4], peak[affine_rows], offset[affine_rows];
+  __m512i total[affine_rows];
   TERSE_UNROLL
-  for (int v = 0; v < 4; ++v) {
-    scale[v] = load_halves(parts.scales, group * block_tokens + v * 16);
-    minimum[v] = _mm512_setzero_ps();
-    if (f.has_min) minimum[v] = load_halves(parts.minima, group * block_tokens + v * 16);
+  for (int r = 0; r < affine_rows; ++r) {
+    peak[r] = offset[r] = _mm512_setzero_ps();
+    total[r] = _mm512_setzero_si512();
   }
   TERSE_UNROLL
-  for (int r = 0; r < R; ++r) {
-    __m512 x[4];
-    __m512 offset = _mm512_setzero_ps();
-    __m512i peak = _mm512_setzero_si512();
+  for (int v = 0; v < 4; ++v) {
+    const __m512 scale = load_halves(parts.scales, group * block_tokens + v * 16);
+    __m512 minimum = _mm512_setzero_ps();
+    if (f.has_min) minimum = load_halves(parts.minima, group * block_tokens + v * 16);
     TERSE_UNROLL
-    for (int v = 0; v < 4; ++v) {
+    for (int r = 0; r < R; ++r) {
       const __m512 p = _mm512_loadu_ps(probabilities + r * block_tokens + v * 16);
-      x[v] = _mm512_mul_ps(p, scale[v]);
-      peak = max_magnitude(peak, x[v]);
-      if (f.has_min) offset = _mm512_fmadd_ps(p, minimum[v], offset);
+      x[r][v] = _mm512_mul_ps(p, scale);
+      peak[r] = max_magnitude(peak[r], x[r][v]);
+      offset[r] = _mm512_fmadd_ps(p, minimum, offset[r]);  // NaN where p is not finite
     }
-    const FixedScale fixed = fixed_scale(peak);
-    const __m512 inverse = _mm512_set1_ps(fixed.inverse);
-    __m512i sums = _mm512_setzero_si512();
+  }
+  FixedScales fixed;
+  set_scales(max_each(peak[0], peak[1], peak[2], peak[3]), &fixed);
+  TERSE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const __m512 inverse = _mm512_set1_ps(fixed.inverse[r]);
     TERSE_UNROLL
     for (int v = 0; v < 4; ++v) {
-      const __m512i bytes = split_bytes(x[v], inverse);
-      _mm512_store_si512(folded->words[r] + v * 16, bytes);
-      sums = _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), bytes);
+      _mm512_store_si512(folded->words[r] + v * 16, split_bytes(x[r][v], inverse, &total[r]));
     }
-    folded->scales[r] = fixed.scale * unit<Bits>;
-    folded->centres[r] = centre_share(sums, stored_centre(f));
-    folded->offsets[r] = f.has_min ? _mm512_reduce_add_ps(offset) : 0.0f;
+  }
+  alignas(16) int totals[affine_rows];
+  alignas(16) float offsets[affine_rows];
+  _mm_store_si128(reinterpret_cast<__m128i*>(totals),
+                  sum_each(total[0], total[1], total[2], total[3]));
+  _mm_store_ps(offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
+  TERSE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const CentreShare share = centre_share(f, totals[r], block_tokens);
+    folded->starts[r] = share.start;
+    folded->scales[r] = fixed.scale[r];
+    folded->offsets[r] = offsets[r] - share.rest * fixed.scale[r];
   }
 }
 
@@ -73,9 +83,9 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
     TERSE_UNROLL
-    for (int i = 0; i < 3; ++i) {
-      TERSE_UNROLL
-      for (int n = 0; n < NT; ++n) sum[n][r][i] = _mm512_setzero_si512();
+    for (int n = 0; n < NT; ++n) {
+      sum[n][r][0] = sum[n][r][2] = _mm512_setzero_si512();
+      sum[n][r][1] = _mm512_set1_epi32(folded.starts[r]);
     }
   }
   const float* digits = folded.words[0];
@@ -100,9 +110,9 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
       for (int r = 0; r < R; ++r) {
         TERSE_UNROLL
         for (int i = 0; i < 3; ++i) {
-          const __m512i word = broadcast(digits + r * block_tokens + field * 4 + i);
+          const float* word = digits + r * block_tokens + field * 4 + i;
           TERSE_UNROLL
-          for (int n = 0; n < NT; ++n) sum[n][r][i] = _mm512_dpbusd_epi32(sum[n][r][i], x[n], word);
+          for (int n = 0; n < NT; ++n) dot_word(sum[n][r][i], x[n], word);
         }
       }
     }
@@ -116,8 +126,8 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
     for (int n = 0; n < NT; ++n) {
       float* out = accumulators + static_cast<std::ptrdiff_t>(r) * width + n * 16;
       const __mmask16 own = n == NT - 1 ? lanes : static_cast<__mmask16>(0xffff);
-      const __m512 block =
-          _mm512_fmadd_ps(combine<Bits>(sum[n][r], folded.centres[r]), scale, offset);
+      const __m512 dot = combine(sum[n][r][0], sum[n][r][1], sum[n][r][2]);
+      const __m512 block = _mm512_fmadd_ps(dot, scale, offset);
       _mm512_mask_storeu_ps(out, own, _mm512_add_ps(block, _mm512_maskz_loadu_ps(own, out)));
     }
   }
@@ -132,7 +142,7 @@ TERSE_TARGET_AVX512 void values_rows(const AffineFormat& f, int width, const Aff
   FoldedTokens folded;
   for (int begin = 0; begin < width; begin += group_channels) {
     const int end = begin + group_channels < width ? begin + group_channels : width;
-    fold_probabilities<Bits, R>(f, parts, probabilities, begin / group_channels, &folded);
+    fold_probabilities<R>(f, parts, probabilities, begin / group_channels, &folded);
     int c = begin;
     for (; c + 16 < end; c += 32) {
       value_tiles<Bits, R, 2>(parts.codes + c / 16 * tile_bytes, folded, width, accumulators + c,

@@ -3,6 +3,7 @@
 
 #include <cstring>
 
+#include "terse/cpu/avx2.hpp"
 #include "terse/cpu/avx512.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/cpu/portable.hpp"
@@ -16,12 +17,15 @@ inline const KernelTable* kernels_named(const char* name) noexcept {
   if (std::strcmp(name, "portable") == 0) return &portable::table;
 #if TERSE_X86_DISPATCH
   __builtin_cpu_init();
+  // Every processor with AVX2 and FMA converts fp16 too (F16C); compilers cannot all ask for it.
+  const bool has_avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+  if (std::strcmp(name, "avx2") == 0) return has_avx2 ? &avx2::table : nullptr;
   if (std::strcmp(name, "avx512") == 0) {
-    const bool present =
-        __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+    const bool has_avx512 =
+        has_avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("fma");
-    return present ? &avx512::table : nullptr;
+        __builtin_cpu_supports("avx512vnni");
+    return has_avx512 ? &avx512::table : nullptr;
   }
 #endif
   return nullptr;

@@ -204,7 +204,10 @@ struct AffineGroup {
       divisor = peak / static_cast<float>((1 << (S.bits - 1)) - 1);
       detail::store_half(scales, param, to_f16_saturating(divisor));
     } else if constexpr (S.rule == ScaleRule::signed_max_wide) {
-      divisor = (-low > high ? low : high) / -static_cast<float>(1 << (S.bits - 1));
+      int first = 0;  // of equal magnitudes the first decides the sign
+      while (absolute(x[static_cast<std::size_t>(first) * stride]) < peak) ++first;
+      divisor =
+          x[static_cast<std::size_t>(first) * stride] / -static_cast<float>(1 << (S.bits - 1));
       detail::store_half(scales, param, to_f16_saturating(divisor));
     } else {
       divisor = best_step(x, stride, count, peak);
@@ -230,16 +233,23 @@ struct AffineGroup {
     }
   }
 
+  /// v * (1 / divisor) as llama.cpp computes it. The product is exact in double and rounded by the
+  /// cast, so no compiler can fuse it with a sum. Divisors that fp16 stores as zero give zero.
+  TERSE_HOST_DEVICE static float quotient(float v, float divisor) noexcept {
+    if (absolute(divisor) < 1e-30f) return 0.0f;
+    return static_cast<float>(static_cast<double>(v) * (1.0f / divisor));
+  }
+
   TERSE_HOST_DEVICE static unsigned encode(float v, float divisor, float offset) noexcept {
     if constexpr (S.rule == ScaleRule::signed_max_wide) {
       // llama.cpp adds the centre and one half, then truncates.
-      const float inverse = divisor == 0.0f ? 0.0f : 1.0f / divisor;
-      const float shifted = v * inverse + (affine_format.centre + 0.5f);
+      const float shifted = quotient(v, divisor) + (affine_format.centre + 0.5f);
       return static_cast<unsigned>(clamp(static_cast<int>(shifted), 0, top_code));
     } else if constexpr (S.rule == ScaleRule::abs_max_wide) {
-      const float inverse = divisor == 0.0f ? 0.0f : 1.0f / divisor;
-      const float scaled = v * inverse;
-      const int rounded = static_cast<int>(scaled < 0.0f ? scaled - 0.5f : scaled + 0.5f);
+      const float scaled = quotient(v, divisor);
+      const int whole = static_cast<int>(scaled);
+      const float rest = scaled - static_cast<float>(whole);
+      const int rounded = whole + (rest >= 0.5f ? 1 : 0) - (rest <= -0.5f ? 1 : 0);
       return static_cast<unsigned>(
           clamp(rounded + static_cast<int>(affine_format.centre), 0, top_code));
     } else {

@@ -1,0 +1,31 @@
+# What the project's own programs (tests, examples, benchmarks) share. Nothing here reaches
+# terse::terse, so nothing here reaches a user.
+set(THREADS_PREFER_PTHREAD_FLAG ON)
+find_package(Threads REQUIRED)
+find_package(Eigen3 3.3 QUIET NO_MODULE)
+find_package(Python3 COMPONENTS Interpreter QUIET)
+
+# terse_options: warnings and sanitizers.
+add_library(terse_options INTERFACE)
+target_link_libraries(terse_options INTERFACE terse::terse Threads::Threads)
+target_compile_options(terse_options INTERFACE
+                       -Wall -Wextra -Wpedantic -Wshadow -Wconversion
+                       $<$<BOOL:${TERSE_WERROR}>:-Werror>)
+if(TERSE_SANITIZE)
+  string(REGEX REPLACE "[;, ]+" "," terse_sanitizers "${TERSE_SANITIZE}")
+  target_compile_options(terse_options INTERFACE
+                         -fsanitize=${terse_sanitizers} -fno-sanitize-recover=all
+                         -fno-omit-frame-pointer -g1)
+  target_link_options(terse_options INTERFACE -fsanitize=${terse_sanitizers})
+endif()
+
+# Source style, on whatever the repository tracks.
+if(Python3_FOUND)
+  add_custom_target(format
+                    COMMAND Python3::Interpreter "${PROJECT_SOURCE_DIR}/cmake/check_format.py" --fix
+                    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}" VERBATIM)
+  add_custom_target(tidy
+                    COMMAND Python3::Interpreter "${PROJECT_SOURCE_DIR}/cmake/check_tidy.py"
+                            --build "${PROJECT_BINARY_DIR}"
+                    WORKING_DIRECTORY "${PROJECT_SOURCE_DIR}" VERBATIM USES_TERMINAL)
+endif()

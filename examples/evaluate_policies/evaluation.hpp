@@ -1,0 +1,54 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "evaluation/passkey.hpp"
+#include "evaluation/policies.hpp"
+#include "model/llama.hpp"
+#include "report/progress.hpp"
+#include "report/result_row.hpp"
+#include "settings.hpp"
+
+namespace terse::examples {
+
+/// Everything that one run computes, from a loaded model and texts to rows.
+class Evaluation {
+ public:
+  Evaluation(const Settings& settings, LlamaModel& model,
+             std::vector<const PolicyRow*> policies);
+
+  /// Windows of `tokens`, each with a second half that is scored.
+  void add_window(std::vector<std::int32_t> tokens) { windows_.push_back(std::move(tokens)); }
+  void set_passkeys(std::vector<PasskeyCase> passkeys) { passkeys_ = std::move(passkeys); }
+  void set_calibration(std::vector<std::int32_t> tokens) { calibration_ = std::move(tokens); }
+  [[nodiscard]] bool needs_factors() const;
+
+  /// Runs all, policies in parallel on the settings' threads, and gives the rows in order.
+  [[nodiscard]] std::vector<ResultRow> run();
+
+  /// First and last scored position of a window, end exclusive: position p predicts token p + 1.
+  [[nodiscard]] static std::pair<int, int> scored(int window_tokens) {
+    return {window_tokens / 2, window_tokens - 1};
+  }
+
+ private:
+  struct Work;
+  [[nodiscard]] SessionConfig session_config(const PolicyRow& row, int tokens) const;
+  void make_factors(ProgressBar& progress);
+  void score_windows(ProgressBar& progress, std::vector<Work>* work);
+  void score_passkeys(ProgressBar& progress, std::vector<Work>* work);
+  [[nodiscard]] double total_weight() const;
+
+  const Settings& settings_;
+  LlamaModel& model_;
+  std::vector<const PolicyRow*> policies_;
+  std::vector<std::vector<std::int32_t>> windows_;
+  std::vector<PasskeyCase> passkeys_;
+  std::vector<std::int32_t> calibration_;
+  std::map<FactorRequest, std::vector<LayerFactors>> factors_;
+};
+
+}  // namespace terse::examples

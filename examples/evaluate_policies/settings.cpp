@@ -1,0 +1,103 @@
+#include "settings.hpp"
+
+#include <algorithm>
+#include <iostream>
+#include <thread>
+
+#include "evaluation/policies.hpp"
+#include "report/input_error.hpp"
+#include "report/options.hpp"
+
+namespace terse::examples {
+
+namespace {
+
+std::vector<std::string> all_names() {
+  std::vector<std::string> names;
+  for (const PolicyRow& row : policy_rows()) names.push_back(row.name);
+  return names;
+}
+
+void print_policies() {
+  for (const PolicyRow& row : policy_rows()) {
+    std::cout << row.name << std::string(row.name.size() < 26 ? 26 - row.name.size() : 1, ' ')
+              << row.description << (row.in_default ? "" : "  (not in the short table)") << '\n';
+  }
+}
+
+}  // namespace
+
+bool read_settings(int argc, const char* const* argv, Settings* s) {
+  std::string tail = "own";
+  std::vector<std::string> choices = all_names();
+  choices.emplace_back("all");
+  OptionParser parser("evaluate_policies",
+                      "Runs a language model over real text with its keys and values in terse "
+                      "caches, and shows what each policy costs and saves.");
+  parser.section("Input")
+      .text("model", "FILE", &s->model_path,
+            "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1)")
+      .texts("text", "FILE", &s->text_paths, "text to predict; may be given several times")
+      .integer("skip-chars", "N", &s->skip_chars, {0, 1'000'000'000},
+               "bytes of each text to skip before its first window")
+      .integer("tokens", "N", &s->window_tokens, {64, 1 << 20},
+               "tokens of a window; the second half is scored")
+      .integer("windows", "N", &s->windows, {1, 1000}, "windows of each text, one after another")
+      .text("haystack", "FILE", &s->haystack_path,
+            "text that passkeys are hidden in (default: the first text)")
+      .text("calibration-text", "FILE", &s->calibration_path,
+            "text that low-rank factors are computed from; keep it apart from the texts to predict")
+      .integer("calibration-tokens", "N", &s->calibration_tokens, {256, 1 << 20},
+               "tokens of that text to use");
+  parser.section("What to run")
+      .choices("policy", "NAME", choices, &s->policies,
+               "policies to run; `all` means every one (default: the short table)")
+      .flag("list-policies", &s->list_policies, "print all policies with a line of explanation")
+      .flag("full", &s->full, "every policy, five windows of each text, twelve passkeys")
+      .choice("tail", "RULE", {"own", "chunk-128"}, &tail,
+              "own: each policy's rule for exact tokens and eviction times; chunk-128: every query "
+              "reads its own 128 tokens exactly, and eviction follows every 128 tokens")
+      .integer("passkeys", "N", &s->passkeys, {0, 1000}, "passkeys to ask for; 0: none")
+      .integer("passkey-tokens", "N", &s->passkey_tokens, {128, 1 << 20}, "tokens of a passkey case")
+      .integer("speed-steps", "N", &s->speed_steps, {0, 10000},
+               "tokens decoded to measure speed at a full window; 0: no speed")
+      .integer("threads", "N", &s->threads, {0, 1024}, "threads; 0: one for each processor");
+  parser.section("Output")
+      .text("csv", "FILE", &s->csv_path, "write the table as CSV")
+      .text("markdown", "FILE", &s->markdown_path, "write the table as Markdown")
+      .text("svg", "FILE", &s->svg_path, "write a plot of quality against bytes")
+      .text("json", "FILE", &s->json_path, "write everything as JSON");
+  parser.example("evaluate_policies --model m.gguf --text novel.txt",
+                 "the short table for one text");
+  parser.example("evaluate_policies --model m.gguf --text novel.txt --policy kivi-2,h2o-50",
+                 "two rows only");
+  if (!parser.parse(argc, argv)) {
+    std::cout << parser.help();
+    return false;
+  }
+  if (s->list_policies) {
+    print_policies();
+    return false;
+  }
+  if (s->model_path.empty()) throw InputError("--model is missing; see --help");
+  if (s->text_paths.empty()) throw InputError("--text is missing; see --help");
+  s->chunk_tail = tail == "chunk-128";
+  if (s->full) {
+    if (!parser.given("windows")) s->windows = 5;
+    if (!parser.given("passkeys")) s->passkeys = 12;
+  }
+  if (std::find(s->policies.begin(), s->policies.end(), "all") != s->policies.end() ||
+      (s->full && s->policies.empty())) {
+    s->policies = all_names();
+  } else if (s->policies.empty()) {
+    for (const PolicyRow& row : policy_rows()) {
+      if (row.in_default) s->policies.push_back(row.name);
+    }
+  }
+  if (s->threads == 0) s->threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  if (s->haystack_path.empty()) s->haystack_path = s->text_paths.front();
+  if (s->calibration_path.empty()) s->calibration_path = s->text_paths.back();
+  return true;
+}
+
+}  // namespace terse::examples

@@ -1,0 +1,39 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "evaluation/session.hpp"
+#include "report/result_row.hpp"
+
+namespace terse::examples {
+
+/// Low-rank factors that a policy needs.
+struct FactorRequest {
+  double key_share = 0;    ///< rank / (KV heads * head_dim); 0: the policy needs no factors
+  double value_share = 0;
+  bool both_sides = false;  ///< whitened on the output side too
+
+  [[nodiscard]] bool needed() const { return key_share > 0; }
+  friend auto operator<=>(const FactorRequest&, const FactorRequest&) = default;
+};
+
+/// A named row of the table.
+struct PolicyRow {
+  std::string name;
+  std::string description;
+  Family family = Family::eight_bit;
+  bool in_default = false;  ///< part of the short table
+  FactorRequest factors{};
+  std::function<std::unique_ptr<Session>(const SessionConfig&)> make_session;
+};
+
+/// Every row, in the order of the table.
+[[nodiscard]] const std::vector<PolicyRow>& policy_rows();
+
+/// The row of that name; throws InputError if there is none.
+[[nodiscard]] const PolicyRow& policy_row(const std::string& name);
+
+}  // namespace terse::examples

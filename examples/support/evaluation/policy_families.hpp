@@ -1,0 +1,16 @@
+/// The rows by family, each list in a translation unit of its own.
+#pragma once
+
+#include <vector>
+
+#include "evaluation/policies.hpp"
+
+namespace terse::examples {
+
+void add_quantisation_rows(std::vector<PolicyRow>* rows);
+void add_streaming_rows(std::vector<PolicyRow>* rows);
+void add_heavy_hitter_rows(std::vector<PolicyRow>* rows);
+void add_low_rank_rows(std::vector<PolicyRow>* rows);
+void add_composition_rows(std::vector<PolicyRow>* rows);
+
+}  // namespace terse::examples

@@ -1,0 +1,76 @@
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "model/llama.hpp"
+#include "model/thread_pool.hpp"
+
+namespace terse::examples {
+
+/// Low-rank factors of one layer's key and value projections: W ~ up * down.
+struct LayerFactors {
+  int key_rank = 0;
+  int value_rank = 0;
+  std::vector<float> key_down;    ///< [key_rank, hidden]
+  std::vector<float> value_down;  ///< [value_rank, hidden]
+  std::vector<float> key_up;      ///< [kv_head, channel, key_rank]
+  std::vector<float> value_up;    ///< [kv_head, channel, value_rank]
+};
+
+/// How a session's cache is to be made.
+struct SessionConfig {
+  const LlamaModel* model = nullptr;
+  int first_layer = 0;      ///< the cache serves layers [first_layer, first_layer + layers)
+  int layers = 1;
+  int max_tokens = 0;       ///< longest sequence
+  int max_step_tokens = 1;  ///< most tokens per step
+  /// Every query reads its own chunk of 128 tokens exactly and everything before it decoded;
+  /// eviction happens after every chunk.
+  bool chunk_tail = false;
+  ThreadPool* pool = nullptr;  ///< threads of attention; null: the calling thread
+  const std::vector<LayerFactors>* factors = nullptr;  ///< [layer of the model]
+};
+
+/// What a session's cache holds, over its layers.
+struct SessionMemory {
+  double bits_per_element = 0;
+  double page_bytes = 0;   ///< pages held
+  double other_bytes = 0;  ///< tails, tables, masks, evictor state
+};
+
+/// One sequence in a cache under some policy.
+class Session {
+ public:
+  Session() = default;
+  Session(const Session&) = delete;
+  Session& operator=(const Session&) = delete;
+  virtual ~Session() = default;
+
+  /// Starts the sequence anew, for the layers from `first_layer` on.
+  virtual void restart(int first_layer) = 0;
+
+  /// Most tokens that one step may have without changing when tokens are sealed or evicted.
+  [[nodiscard]] virtual int natural_step_tokens() const = 0;
+
+  virtual void begin_step(int tokens) = 0;
+  /// Whether attend_layer wants latents, made from the normed hidden state.
+  [[nodiscard]] virtual bool projects() const = 0;
+  /// Appends one layer's keys and values [token, KV head, channel] (or latents [token, rank]) of the
+  /// step and attends with its queries [token, query head, channel] into `output`.
+  virtual void attend_layer(int layer, const float* queries, const float* keys, const float* values,
+                            float* output) = 0;
+  /// Stores without attending: for filling a cache.
+  virtual void append_layer(int layer, const float* keys, const float* values) = 0;
+  /// Ends the step; evicts where the policy's schedule says so.
+  virtual void commit_step() = 0;
+
+  [[nodiscard]] virtual SessionMemory memory() const = 0;
+  /// Bytes of tails and tables of a cache for the whole model with single-token steps.
+  [[nodiscard]] virtual double generation_overhead_bytes() const = 0;
+};
+
+}  // namespace terse::examples

@@ -1,0 +1,100 @@
+#include "evaluation/window.hpp"
+
+#include <algorithm>
+
+#include "model/matmul.hpp"
+#include "model/reference_attention.hpp"
+
+namespace terse::examples {
+
+namespace {
+
+/// Rows of logits computed at a time: they are as wide as the vocabulary.
+constexpr int logit_rows = 32;
+
+std::vector<float> project(const LlamaModel& model, std::span<const float> normed, int tokens,
+                           const std::vector<float>& down, int rank) {
+  std::vector<float> latents(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rank));
+  matmul(model.pool(), normed.data(), tokens, down.data(), model.config().hidden, rank,
+         latents.data());
+  return latents;
+}
+
+}  // namespace
+
+std::vector<float> run_reference(const LlamaModel& model, std::span<const std::int32_t> tokens,
+                                 const std::function<void(const LayerTrace&)>& trace) {
+  const LlamaConfig& config = model.config();
+  std::vector<float> x = model.embed(tokens);
+  for (int layer = 0; layer < config.layers; ++layer) {
+    const std::vector<float> normed = model.attention_inputs(layer, x);
+    Qkv qkv = model.qkv(layer, normed, 0, trace ? Rope::none : Rope::applied);
+    if (trace) {
+      trace({layer, normed, qkv.q});
+      model.apply_rope(qkv.q, config.query_heads, 0);
+    }
+    model.finish_layer(layer, x,
+                       reference_attention(model.pool(),
+                                           {config.query_heads, config.kv_heads, config.head_dim},
+                                           qkv.q, qkv.k, qkv.v));
+  }
+  return x;
+}
+
+std::vector<float> run_window(const LlamaModel& model, const SessionConfig& config,
+                              Session& session, std::span<const std::int32_t> tokens,
+                              WindowMemory* memory) {
+  const LlamaConfig& shape = model.config();
+  const int count = static_cast<int>(tokens.size());
+  const auto query_width = static_cast<std::size_t>(shape.query_heads * shape.head_dim);
+  std::vector<float> x = model.embed(tokens);
+  std::vector<float> attention(static_cast<std::size_t>(count) * query_width);
+  double page_bytes = 0;
+  for (int layer = 0; layer < shape.layers; ++layer) {
+    session.restart(layer);
+    const std::vector<float> normed = model.attention_inputs(layer, x);
+    Qkv qkv = model.qkv(layer, normed, 0, Rope::applied,
+                        session.projects() ? Rope::none : Rope::applied);
+    auto key_width = static_cast<std::size_t>(shape.kv_heads * shape.head_dim);
+    auto value_width = key_width;
+    if (session.projects()) {
+      const LayerFactors& f = config.factors->at(static_cast<std::size_t>(layer));
+      qkv.k = project(model, normed, count, f.key_down, f.key_rank);
+      qkv.v = project(model, normed, count, f.value_down, f.value_rank);
+      key_width = static_cast<std::size_t>(f.key_rank);
+      value_width = static_cast<std::size_t>(f.value_rank);
+    }
+    for (int t = 0; t < count;) {
+      // Steps end at multiples of their size, so that schedules in tokens are met exactly.
+      const int step = std::min(session.natural_step_tokens(), count - t);
+      const auto at = static_cast<std::size_t>(t);
+      session.begin_step(step);
+      session.attend_layer(0, qkv.q.data() + at * query_width, qkv.k.data() + at * key_width,
+                           qkv.v.data() + at * value_width, attention.data() + at * query_width);
+      session.commit_step();
+      t += step;
+    }
+    page_bytes += session.memory().page_bytes;
+    model.finish_layer(layer, x, attention);
+  }
+  if (memory != nullptr) {
+    memory->bits_per_element = session.memory().bits_per_element;
+    memory->bytes_per_token = (page_bytes + session.generation_overhead_bytes()) / count;
+  }
+  return x;
+}
+
+void for_each_logits(const LlamaModel& model, std::span<const float> residual, int begin, int end,
+                     const std::function<void(int, const float*)>& f) {
+  const auto hidden = static_cast<std::size_t>(model.config().hidden);
+  const auto vocabulary = static_cast<std::size_t>(model.config().vocabulary);
+  for (int p = begin; p < end; p += logit_rows) {
+    const int rows = std::min(logit_rows, end - p);
+    const std::vector<float> logits =
+        model.logits(residual.subspan(static_cast<std::size_t>(p) * hidden,
+                                      static_cast<std::size_t>(rows) * hidden));
+    for (int i = 0; i < rows; ++i) f(p + i, logits.data() + static_cast<std::size_t>(i) * vocabulary);
+  }
+}
+
+}  // namespace terse::examples

@@ -1,0 +1,46 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <vector>
+
+#include "evaluation/session.hpp"
+#include "model/llama.hpp"
+#include "report/statistics.hpp"
+
+namespace terse::examples {
+
+/// What the reference run saw in one layer.
+struct LayerTrace {
+  int layer;
+  std::span<const float> normed;   ///< [token, hidden]: the input of the projections
+  std::span<const float> queries;  ///< [token, query head, channel], before RoPE if asked for
+};
+
+/// The residual stream [token, hidden] after the last layer with plain 16-bit keys and values,
+/// outside any cache. `trace` is called for every layer, with queries before RoPE, if given.
+[[nodiscard]] std::vector<float> run_reference(
+    const LlamaModel& model, std::span<const std::int32_t> tokens,
+    const std::function<void(const LayerTrace&)>& trace = {});
+
+/// What a cache held at the end of a window, over all layers.
+struct WindowMemory {
+  double bits_per_element = 0;
+  double bytes_per_token = 0;  ///< pages held, tails and tables of single-token decoding
+};
+
+/// The residual stream [token, hidden] after the last layer, decoding through a cache: at each layer
+/// every token is appended, then attends, in steps that seal and evict exactly when single-token
+/// steps would. `session` serves one layer at a time, which is the same because layers share
+/// nothing.
+[[nodiscard]] std::vector<float> run_window(const LlamaModel& model, const SessionConfig& config,
+                                            Session& session,
+                                            std::span<const std::int32_t> tokens,
+                                            WindowMemory* memory = nullptr);
+
+/// Calls `f(position, logits)` for positions [begin, end) of a residual stream.
+void for_each_logits(const LlamaModel& model, std::span<const float> residual, int begin, int end,
+                     const std::function<void(int, const float*)>& f);
+
+}  // namespace terse::examples

@@ -1,0 +1,3 @@
+#pragma once
+
+#include "../report/input_error.hpp"  // one error for everything that a user gave

@@ -1,0 +1,190 @@
+#include "report/json.hpp"
+
+#include <array>
+#include <cmath>
+#include <cstddef>
+
+#include "report/format.hpp"
+#include "report/result_fields.hpp"
+
+namespace terse::examples {
+namespace {
+
+// Bytes of the well-formed UTF-8 sequence at the start of `text` (Unicode 15, table 3-7); 0 when
+// it is not one.
+std::size_t utf8_sequence_bytes(std::string_view text) {
+  const auto byte = [text](std::size_t i) {
+    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
+  };
+  const auto is_tail = [&byte](std::size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
+  const unsigned lead = byte(0);
+  if (lead < 0x80U) return 1;
+  if (lead >= 0xC2U && lead <= 0xDFU) return is_tail(1) ? 2 : 0;
+  if (lead >= 0xE0U && lead <= 0xEFU) {
+    const bool is_overlong = lead == 0xE0U && byte(1) < 0xA0U;
+    const bool is_surrogate = lead == 0xEDU && byte(1) >= 0xA0U;
+    return is_tail(1) && is_tail(2) && !is_overlong && !is_surrogate ? 3 : 0;
+  }
+  if (lead >= 0xF0U && lead <= 0xF4U) {
+    const bool is_overlong = lead == 0xF0U && byte(1) < 0x90U;
+    const bool is_beyond = lead == 0xF4U && byte(1) >= 0x90U;
+    return is_tail(1) && is_tail(2) && is_tail(3) && !is_overlong && !is_beyond ? 4 : 0;
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::string json_quoted(std::string_view text) {
+  constexpr std::string_view hex = "0123456789abcdef";
+  std::string out = "\"";
+  while (!text.empty()) {
+    const std::size_t length = utf8_sequence_bytes(text);
+    if (length != 1) {
+      out += length == 0 ? std::string_view("\xEF\xBF\xBD") : text.substr(0, length);
+      text.remove_prefix(length == 0 ? 1 : length);
+      continue;
+    }
+    const char c = text.front();
+    text.remove_prefix(1);
+    const auto code = static_cast<unsigned char>(c);
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (c == '\n') {
+      out += "\\n";
+    } else if (c == '\t') {
+      out += "\\t";
+    } else if (c == '\r') {
+      out += "\\r";
+    } else if (code < 0x20U || code == 0x7FU) {
+      out += "\\u00";
+      out += hex[code >> 4U];
+      out += hex[code & 15U];
+    } else {
+      out += c;
+    }
+  }
+  return out + '"';
+}
+
+void JsonWriter::new_line() {
+  text_ += '\n';
+  text_.append(2 * has_members_.size(), ' ');
+}
+
+void JsonWriter::begin_value() {
+  if (is_after_key_) {
+    is_after_key_ = false;
+    return;
+  }
+  if (has_members_.empty()) return;
+  if (has_members_.back()) text_ += ',';
+  has_members_.back() = true;
+  new_line();
+}
+
+JsonWriter& JsonWriter::open(char bracket) {
+  begin_value();
+  text_ += bracket;
+  has_members_.push_back(false);
+  return *this;
+}
+
+JsonWriter& JsonWriter::close(char bracket) {
+  const bool had_members = has_members_.back();
+  has_members_.pop_back();
+  if (had_members) new_line();
+  text_ += bracket;
+  if (has_members_.empty()) text_ += '\n';
+  return *this;
+}
+
+JsonWriter& JsonWriter::begin_object() { return open('{'); }
+JsonWriter& JsonWriter::end_object() { return close('}'); }
+JsonWriter& JsonWriter::begin_array() { return open('['); }
+JsonWriter& JsonWriter::end_array() { return close(']'); }
+
+JsonWriter& JsonWriter::key(std::string_view name) {
+  begin_value();
+  text_ += json_quoted(name) + ": ";
+  is_after_key_ = true;
+  return *this;
+}
+
+JsonWriter& JsonWriter::value(std::string_view text) {
+  begin_value();
+  text_ += json_quoted(text);
+  return *this;
+}
+
+JsonWriter& JsonWriter::value(double number) {
+  begin_value();
+  text_ += std::isfinite(number) ? format_exact(number) : "null";
+  return *this;
+}
+
+JsonWriter& JsonWriter::value(long long number) {
+  begin_value();
+  text_ += std::to_string(number);
+  return *this;
+}
+
+JsonWriter& JsonWriter::value(bool flag) {
+  begin_value();
+  text_ += flag ? "true" : "false";
+  return *this;
+}
+
+std::string results_json(const RunInfo& run, const std::vector<ResultRow>& rows) {
+  JsonWriter json;
+  json.begin_object();
+  json.member("program", run.program);
+  json.member("version", run.version);
+  json.member("compiler", run.compiler);
+  json.member("instruction_set", run.instruction_set);
+  json.member("threads", run.threads);
+  json.key("model").begin_object();
+  json.member("name", run.model_name);
+  json.member("path", run.model_path);
+  json.member("sha256", run.model_sha256);
+  json.end_object();
+  json.key("texts").begin_array();
+  for (const TextInfo& text : run.texts) {
+    json.begin_object();
+    json.member("name", text.name);
+    json.member("path", text.path);
+    json.member("sha256", text.sha256);
+    json.member("skip_chars", text.skip_chars);
+    json.key("token_ranges").begin_array();
+    for (const TokenRange& range : text.token_ranges) {
+      json.begin_object();
+      json.member("first", range.first);
+      json.member("last", range.last);
+      json.member("scored_first", range.scored_first);
+      json.member("scored_last", range.scored_last);
+      json.end_object();
+    }
+    json.end_array();
+    json.end_object();
+  }
+  json.end_array();
+  json.key("options").begin_object();
+  for (const auto& [name, value] : run.options) json.member(name, value);
+  json.end_object();
+  json.key("rows").begin_array();
+  for (const ResultRow& row : rows) {
+    json.begin_object();
+    json.member("policy", row.policy);
+    json.member("description", row.description);
+    json.member("family", family_key(row.family));
+    for (const ResultField& field : result_fields) json.member(field.name, row.*field.value);
+    json.member("scored_positions", row.scored_positions);
+    json.end_object();
+  }
+  json.end_array();
+  json.end_object();
+  return json.text();
+}
+
+}  // namespace terse::examples

@@ -1,0 +1,273 @@
+/// Packed integer codes with AVX2: codes become fp32 in registers and meet all rows there.
+/// Without VNNI an integer product costs as much as an fp32 one, so there is nothing to gain by it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/cpu/avx2_dense.hpp"
+#include "terse/cpu/portable.hpp"
+#include "terse/cpu/simd.hpp"
+
+#if TERSE_X86_DISPATCH
+
+namespace terse::cpu {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace avx2 {
+
+/// Rows of one pass, and channels whose folded queries lie on the stack at a time.
+inline constexpr int affine_rows = 4;
+inline constexpr int chunk_channels = 256;
+
+/// Whether scale groups align with the vectors of the codes; if not, portable code serves.
+inline bool covers(const AffineFormat& f, Side side, int width) noexcept {
+  if (f.granularity == Granularity::per_channel) return f.group % 16 == 0;
+  return f.group == 0 || f.group >= width || f.group % (side == Side::key ? 4 : 16) == 0;
+}
+
+TERSE_INLINE_AVX2 __m256 load_halves(const std::byte* section, int index) noexcept {
+  return LoadF16::load(reinterpret_cast<const F16*>(section) + index);
+}
+
+/// Byte `byte` of every 32-bit lane (already shifted to its field), less the centre.
+template <int Bits>
+TERSE_INLINE_AVX2 __m256 centred_codes(__m256i stored, int byte, __m256 centre) noexcept {
+  const __m256i code =
+      _mm256_and_si256(_mm256_srli_epi32(stored, 8 * byte), _mm256_set1_epi32((1 << Bits) - 1));
+  return _mm256_sub_ps(_mm256_cvtepi32_ps(code), centre);
+}
+
+TERSE_INLINE_AVX2 __m256i load_codes(const std::byte* at, int shift) noexcept {
+  return _mm256_srl_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
+                          _mm_cvtsi32_si128(shift));
+}
+
+/// Sums over stored vectors of R rows' products with their 16 lanes: tokens (keys) or channels
+/// (values).
+template <int Bits, int R>
+struct Products {
+  __m256 sum[R][2];
+
+  TERSE_INLINE_AVX2 void clear() noexcept {
+    TERSE_UNROLL
+    for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
+  }
+  /// One stored vector of 16 lanes x 4 bytes, met by `factors [row, 4]`.
+  TERSE_INLINE_AVX2 void add(const std::byte* vector, int shift, __m256 centre,
+                             const float* factors, std::ptrdiff_t row_stride) noexcept {
+    const __m256i low = load_codes(vector, shift);
+    const __m256i high = load_codes(vector + 32, shift);
+    TERSE_UNROLL
+    for (int byte = 0; byte < 4; ++byte) {
+      const __m256 a = centred_codes<Bits>(low, byte, centre);
+      const __m256 b = centred_codes<Bits>(high, byte, centre);
+      TERSE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        const __m256 x = _mm256_broadcast_ss(factors + r * row_stride + byte);
+        sum[r][0] = _mm256_fmadd_ps(a, x, sum[r][0]);
+        sum[r][1] = _mm256_fmadd_ps(b, x, sum[r][1]);
+      }
+    }
+  }
+};
+
+/// Queries of `count` channels from `begin` on, times the channel scales where there are any.
+template <int R>
+struct FoldedQueries {
+  float x[R][chunk_channels];
+  float offset[R];  ///< sum of query times channel minimum
+  float total[R];   ///< sum of queries
+
+  TERSE_INLINE_AVX2 void fold(const AffineFormat& f, int width, const AffineParts& parts,
+                              const float* queries, int begin, int count, int group) noexcept {
+    const bool per_channel = f.granularity == Granularity::per_channel;
+    for (int r = 0; r < R; ++r) {
+      offset[r] = total[r] = 0.0f;
+      const float* q = queries + static_cast<std::ptrdiff_t>(r) * width + begin;
+      const int at = group * width + begin;
+      __m256 sum = _mm256_setzero_ps();
+      int c = 0;
+      for (; c + 8 <= count; c += 8) {
+        __m256 y = _mm256_loadu_ps(q + c);
+        __m256 minimum = _mm256_set1_ps(1.0f);
+        if (per_channel) {
+          minimum = f.has_min ? load_halves(parts.minima, at + c) : _mm256_setzero_ps();
+        }
+        sum = _mm256_fmadd_ps(y, minimum, sum);
+        if (per_channel) y = _mm256_mul_ps(y, load_halves(parts.scales, at + c));
+        _mm256_storeu_ps(x[r] + c, y);
+      }
+      float rest = sum_lanes(sum);
+      for (; c < count; ++c) {
+        float minimum = 1.0f;
+        if (per_channel) {
+          minimum = f.has_min ? terse::detail::load_half(parts.minima, at + c) : 0.0f;
+        }
+        rest = fused_multiply_add(q[c], minimum, rest);
+        x[r][c] = per_channel ? q[c] * terse::detail::load_half(parts.scales, at + c) : q[c];
+      }
+      for (; c % 4 != 0; ++c) x[r][c] = 0.0f;
+      (per_channel ? offset[r] : total[r]) = rest;
+    }
+  }
+};
+
+template <int Bits, int R>
+TERSE_TARGET_AVX2 void scores_rows(const AffineFormat& f, int width, const AffineParts& parts,
+                                   const float* queries, float* scores, const std::byte* next) {
+  constexpr int fields = 8 / Bits;
+  const int stored_quads = ceil_div(width, 4);
+  const bool per_channel = f.granularity == Granularity::per_channel;
+  const __m256 centre = _mm256_set1_ps(f.centre);
+  FoldedQueries<R> folded;
+  for (int begin = 0, count = 0; begin < width; begin += count) {
+    int end = !per_channel && f.group != 0 ? (begin / f.group + 1) * f.group : width;
+    if (end > width) end = width;
+    count = end - begin < chunk_channels ? end - begin : chunk_channels;
+    const int token_group = f.group == 0 ? 0 : begin / f.group;
+    for (int t = 0; t < block_tokens; t += 16) {
+      if (t == 0 || (per_channel && t % f.group == 0)) {
+        folded.fold(f, width, parts, queries, begin, count, per_channel ? t / f.group : 0);
+      }
+      const std::byte* codes = parts.codes + (t / (16 * fields) * stored_quads + begin / 4) * 64;
+      const int shift = t / 16 % fields * Bits;
+      Products<Bits, R> products;
+      products.clear();
+      for (int quad = 0; quad < ceil_div(count, 4); ++quad) {
+        prefetch(next + (codes - parts.codes) + quad * 64);
+        products.add(codes + quad * 64, shift, centre, folded.x[0] + quad * 4, chunk_channels);
+      }
+      TERSE_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        const int at = token_group * block_tokens + t + half * 8;
+        TERSE_UNROLL
+        for (int r = 0; r < R; ++r) {
+          float* out = scores + r * block_tokens + t + half * 8;
+          __m256 s = products.sum[r][half];
+          if (per_channel) {
+            s = _mm256_add_ps(s, _mm256_set1_ps(folded.offset[r]));
+          } else {
+            s = _mm256_mul_ps(s, load_halves(parts.scales, at));
+            if (f.has_min) {
+              s = _mm256_fmadd_ps(_mm256_set1_ps(folded.total[r]), load_halves(parts.minima, at),
+                                  s);
+            }
+          }
+          if (begin != 0) s = _mm256_add_ps(s, _mm256_loadu_ps(out));
+          _mm256_storeu_ps(out, s);
+        }
+      }
+    }
+  }
+}
+
+template <int Bits, int R>
+TERSE_TARGET_AVX2 void values_rows(const AffineFormat& f, int width, const AffineParts& parts,
+                                   const float* probabilities, float* accumulators,
+                                   const std::byte* next) {
+  constexpr int fields = 8 / Bits;
+  constexpr int tile_bytes = 16 * block_tokens * Bits / 8;
+  const int group_channels = f.group == 0 || f.group > width ? width : f.group;
+  const __m256 centre = _mm256_set1_ps(f.centre);
+  float folded[R][block_tokens];
+  float offsets[R];
+  for (int begin = 0; begin < width; begin += group_channels) {
+    const int at = begin / group_channels * block_tokens;
+    for (int r = 0; r < R; ++r) {
+      __m256 offset = _mm256_setzero_ps();
+      for (int t = 0; t < block_tokens; t += 8) {
+        const __m256 p = _mm256_loadu_ps(probabilities + r * block_tokens + t);
+        _mm256_storeu_ps(folded[r] + t, _mm256_mul_ps(p, load_halves(parts.scales, at + t)));
+        if (f.has_min) offset = _mm256_fmadd_ps(p, load_halves(parts.minima, at + t), offset);
+      }
+      offsets[r] = sum_lanes(offset);
+    }
+    const int end = begin + group_channels < width ? begin + group_channels : width;
+    for (int c = begin; c < end; c += 16) {
+      const std::byte* codes = parts.codes + c / 16 * tile_bytes;
+      Products<Bits, R> products;
+      products.clear();
+      for (int quad = 0; quad < block_tokens / 4; ++quad) {
+        const std::byte* vector = codes + quad / fields * 64;
+        prefetch(next + (vector - parts.codes));
+        products.add(vector, quad % fields * Bits, centre, folded[0] + quad * 4, block_tokens);
+      }
+      TERSE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        float* out = accumulators + static_cast<std::ptrdiff_t>(r) * width + c;
+        const __m256 offset = _mm256_set1_ps(offsets[r]);
+        add_to(out, _mm256_add_ps(products.sum[r][0], offset), end - c);
+        if (end - c > 8) add_to(out + 8, _mm256_add_ps(products.sum[r][1], offset), end - c - 8);
+      }
+    }
+  }
+}
+
+template <int Bits>
+TERSE_TARGET_AVX2 void scores_bits(const AffineFormat& f, int width, const AffineParts& parts,
+                                   const float* queries, int rows, float* scores,
+                                   const std::byte* next) {
+  for (int row = 0; row < rows; row += affine_rows) {
+    const float* q = queries + static_cast<std::ptrdiff_t>(row) * width;
+    float* out = scores + static_cast<std::ptrdiff_t>(row) * block_tokens;
+    const std::byte* hint = row == 0 && next != nullptr ? next : parts.codes;
+    switch (rows - row) {
+      case 1: scores_rows<Bits, 1>(f, width, parts, q, out, hint); break;
+      case 2: scores_rows<Bits, 2>(f, width, parts, q, out, hint); break;
+      case 3: scores_rows<Bits, 3>(f, width, parts, q, out, hint); break;
+      default: scores_rows<Bits, 4>(f, width, parts, q, out, hint); break;
+    }
+  }
+}
+
+template <int Bits>
+TERSE_TARGET_AVX2 void values_bits(const AffineFormat& f, int width, const AffineParts& parts,
+                                   const float* probabilities, int rows, float* accumulators,
+                                   const std::byte* next) {
+  for (int row = 0; row < rows; row += affine_rows) {
+    const float* p = probabilities + static_cast<std::ptrdiff_t>(row) * block_tokens;
+    float* out = accumulators + static_cast<std::ptrdiff_t>(row) * width;
+    const std::byte* hint = row == 0 && next != nullptr ? next : parts.codes;
+    switch (rows - row) {
+      case 1: values_rows<Bits, 1>(f, width, parts, p, out, hint); break;
+      case 2: values_rows<Bits, 2>(f, width, parts, p, out, hint); break;
+      case 3: values_rows<Bits, 3>(f, width, parts, p, out, hint); break;
+      default: values_rows<Bits, 4>(f, width, parts, p, out, hint); break;
+    }
+  }
+}
+
+TERSE_TARGET_AVX2 inline void scores_affine(const AffineFormat& f, int width,
+                                            const std::byte* record, const float* queries,
+                                            const std::byte* prepared, int rows, float* scores,
+                                            const std::byte* next) {
+  if (!covers(f, Side::key, width)) {
+    return portable::scores_affine(f, width, record, queries, prepared, rows, scores, next);
+  }
+  const AffineParts parts(f, Side::key, width, record);
+  switch (f.bits) {
+    case 2: return scores_bits<2>(f, width, parts, queries, rows, scores, next);
+    case 4: return scores_bits<4>(f, width, parts, queries, rows, scores, next);
+    default: return scores_bits<8>(f, width, parts, queries, rows, scores, next);
+  }
+}
+
+TERSE_TARGET_AVX2 inline void values_affine(const AffineFormat& f, int width,
+                                            const std::byte* record, const float* probabilities,
+                                            int rows, float* accumulators, const std::byte* next) {
+  if (f.granularity != Granularity::per_token || !covers(f, Side::value, width)) {
+    return portable::values_affine(f, width, record, probabilities, rows, accumulators, next);
+  }
+  const AffineParts parts(f, Side::value, width, record);
+  switch (f.bits) {
+    case 2: return values_bits<2>(f, width, parts, probabilities, rows, accumulators, next);
+    case 4: return values_bits<4>(f, width, parts, probabilities, rows, accumulators, next);
+    default: return values_bits<8>(f, width, parts, probabilities, rows, accumulators, next);
+  }
+}
+
+}  // namespace avx2
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse::cpu
+
+#endif

@@ -1,0 +1,41 @@
+/// Random operations on policies with a tail: what is sealed, un-sealed and read exactly.
+#include "support/catch.hpp"
+#include "support/random_operations.hpp"
+
+using namespace terse;
+using namespace terse::tests;
+
+using PerHead = PagedLayout<HeadPaging::per_head>;
+using Kivi2R64 = Kivi<KiviSpec{.bits = 2, .group_channels = 16, .residual_tokens = 64}>;
+using Kivi4R128 = Kivi<KiviSpec{.bits = 4, .group_channels = 16, .residual_tokens = 128}>;
+
+TEST_CASE("KIVI-2 with sinks, paged", "[random_operations]") {
+  RandomOperations<PagedLayout<>, Kivi2R64> run(
+      {.operations = 8000, .seed = 21},
+      {.tail = TailSpec{.min_tokens = 1, .granule_tokens = 64, .sink_tokens = 4}});
+  REQUIRE(run.go() == "");
+}
+
+TEST_CASE("KIVI-4 in steps of 128, contiguous", "[random_operations]") {
+  RandomOperations<ContiguousLayout, Kivi4R128> run({.operations = 8000, .seed = 22}, {});
+  REQUIRE(run.go() == "");
+}
+
+TEST_CASE("KIVI-4 with at least 70 exact tokens, pages per head", "[random_operations]") {
+  RandomOperations<PerHead, Kivi4R128> run(
+      {.operations = 8000, .seed = 23}, {.tail = TailSpec{.min_tokens = 70, .granule_tokens = 64}});
+  REQUIRE(run.go() == "");
+}
+
+TEST_CASE("rotated int4 with a tail, paged", "[random_operations]") {
+  RandomOperations<PagedLayout<>, Int4Rotated> run(
+      {.operations = 8000, .seed = 24},
+      {.tail = TailSpec{.min_tokens = 20, .granule_tokens = 64, .sink_tokens = 16}});
+  REQUIRE(run.go() == "");
+}
+
+TEST_CASE("int8 keys and KIVI values, paged", "[random_operations]") {
+  RandomOperations<PagedLayout<>, KeyValue<Int8, Kivi2R64::value_codec>> run(
+      {.operations = 8000, .seed = 25}, {.tail = TailSpec{.min_tokens = 1}});
+  REQUIRE(run.go() == "");
+}

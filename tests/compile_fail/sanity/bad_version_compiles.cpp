@@ -1,0 +1,5 @@
+// verdict: the bad version compiles
+// expect: anything
+#ifdef TERSE_EXPECT_FAIL
+constexpr int unexpected = 1;
+#endif

@@ -1,0 +1,2 @@
+#include <terse/cpu/attend.hpp>  // wrong
+#include <terse/quant/kivi.hpp>

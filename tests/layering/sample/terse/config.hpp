@@ -1,0 +1,2 @@
+#include <terse/core/span.hpp>  // wrong
+#include <terse/version.hpp>

@@ -1,0 +1,3 @@
+#include <immintrin.h>
+#include <terse/cache/cache.hpp>
+#include <terse/testing/conformance.hpp>  // wrong

@@ -1,0 +1,2 @@
+#include <cuda_runtime.h>  // wrong
+#include <terse/cuda/kernel.cuh>  // wrong

@@ -1,0 +1,2 @@
+#include <Eigen/Core>  // wrong
+#include "terse/quant/kivi.hpp"  // wrong

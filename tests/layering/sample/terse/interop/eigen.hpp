@@ -1,0 +1,2 @@
+#include <Eigen/Core>
+#include <terse/cache/cache.hpp>

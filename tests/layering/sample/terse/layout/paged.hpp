@@ -1,0 +1,3 @@
+#include "../core/span.hpp"
+#include "../policy/compose.hpp"  // wrong
+#include "block_table.hpp"

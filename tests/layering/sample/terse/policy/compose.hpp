@@ -1,0 +1,2 @@
+#include <terse/core/span.hpp>
+#include <terse/layout/paged.hpp>  // wrong

@@ -1,0 +1,2 @@
+#include <terse/cuda/kernel.cuh>
+#include <terse/terse.hpp>

@@ -1,0 +1,4 @@
+#include <terse/cache/cache.hpp>
+#include <terse/cpu/attend.hpp>
+#include <terse/cuda/kernel.cuh>  // wrong
+#include <terse/testing/conformance.hpp>  // wrong

@@ -1,0 +1,2 @@
+#include <unsupported/Eigen/MatrixFunctions>  // wrong
+#include <terse/cache/cache.hpp>

@@ -1,0 +1,133 @@
+// Packed codes: every code has a place of its own, in the documented order.
+#include "terse/quant/codes.hpp"
+
+#include <vector>
+
+#include "tests/support/catch.hpp"
+#include "tests/support/random.hpp"
+
+using terse::block_tokens;
+using terse::code_place;
+using terse::codes_bytes;
+using terse::CodePlace;
+using terse::load_code;
+using terse::Side;
+using terse::store_code;
+using terse::stored_channels;
+
+namespace {
+
+constexpr int widths[] = {1,  3,  4,  16,  17,  20,  32,  48,  64,  70,  80,
+                          96, 100, 112, 128, 144, 160, 192, 240, 255, 256, 576};
+
+template <int Bits>
+bool is_injective(Side side, int width) {
+  std::vector<int> used(codes_bytes<Bits>(side, width));
+  for (int t = 0; t < block_tokens; ++t) {
+    for (int c = 0; c < width; ++c) {
+      const CodePlace place = code_place<Bits>(side, width, t, c);
+      if (place.byte >= used.size() || place.shift % Bits != 0 || place.shift >= 8) return false;
+      const int mask = ((1 << Bits) - 1) << place.shift;
+      if ((used[place.byte] & mask) != 0) return false;
+      used[place.byte] |= mask;
+    }
+  }
+  return true;
+}
+
+template <int Bits>
+void check_places() {
+  for (const Side side : {Side::key, Side::value}) {
+    for (const int width : widths) {
+      CAPTURE(Bits, width, side == Side::key);
+      CHECK(is_injective<Bits>(side, width));
+      const auto used_bits = static_cast<std::size_t>(block_tokens * width * Bits);
+      if (width == stored_channels(side, width)) {
+        // Injective and of equal size: a bijection onto the bits of the section.
+        CHECK(codes_bytes<Bits>(side, width) * 8 == used_bits);
+      } else {
+        CHECK(codes_bytes<Bits>(side, width) * 8 > used_bits);
+      }
+    }
+  }
+}
+
+template <int Bits>
+void check_store_and_load(Side side, int width) {
+  std::vector<std::byte> bytes(codes_bytes<Bits>(side, width), std::byte{0xa5});
+  terse::tests::Random random(Bits);
+  std::vector<unsigned> codes(static_cast<std::size_t>(block_tokens * width));
+  for (unsigned& code : codes) code = static_cast<unsigned>(random.below(1 << Bits));
+  const auto code_at = [&](int t, int c) -> unsigned& {
+    return codes[static_cast<std::size_t>(t * width + c)];
+  };
+  for (int c = 0; c < width; ++c) {
+    for (int t = 0; t < block_tokens; ++t) {
+      store_code<Bits>(bytes.data(), code_place<Bits>(side, width, t, c), code_at(t, c));
+    }
+  }
+  bool same = true;
+  for (int t = 0; t < block_tokens; ++t) {
+    for (int c = 0; c < width; ++c) {
+      same = same && load_code<Bits>(bytes.data(), code_place<Bits>(side, width, t, c)) ==
+                         code_at(t, c);
+    }
+  }
+  CHECK(same);
+}
+
+}  // namespace
+
+TEST_CASE("every code of a block has a place of its own") {
+  check_places<2>();
+  check_places<4>();
+  check_places<8>();
+}
+
+TEST_CASE("codes come back as stored, whatever was there before") {
+  for (const Side side : {Side::key, Side::value}) {
+    for (const int width : {20, 64, 80, 144}) {
+      check_store_and_load<2>(side, width);
+      check_store_and_load<4>(side, width);
+      check_store_and_load<8>(side, width);
+    }
+  }
+}
+
+TEST_CASE("a 64-byte vector of keys holds 16 tokens by 4 channels, fields 16 tokens apart") {
+  for (int t = 0; t < 16; ++t) {
+    for (int c = 0; c < 4; ++c) {
+      for (unsigned field = 0; field < 4; ++field) {
+        const CodePlace place =
+            code_place<2>(Side::key, 128, t + 16 * static_cast<int>(field), 4 + c);
+        CHECK(place.byte == static_cast<std::size_t>(64 + 4 * t + c));
+        CHECK(place.shift == 2 * field);
+      }
+    }
+  }
+  // 4 bits: 32 tokens to a vector, so token 32 starts the second run of vectors.
+  CHECK(code_place<4>(Side::key, 80, 32, 0).byte == 20 * 64);
+  CHECK(code_place<4>(Side::key, 80, 16, 0).shift == 4);
+  CHECK(code_place<8>(Side::key, 80, 16, 0).byte == 20 * 64);
+}
+
+TEST_CASE("a 64-byte vector of values holds 16 channels by 4 tokens, fields 4 tokens apart") {
+  for (int c = 0; c < 16; ++c) {
+    for (int t = 0; t < 4; ++t) {
+      for (unsigned field = 0; field < 2; ++field) {
+        const CodePlace place =
+            code_place<4>(Side::value, 64, 8 + t + 4 * static_cast<int>(field), 16 + c);
+        CHECK(place.byte == static_cast<std::size_t>((8 + 1) * 64 + 4 * c + t));
+        CHECK(place.shift == 4 * field);
+      }
+    }
+  }
+}
+
+TEST_CASE("stored channels are padded to the vectors' lanes") {
+  CHECK(stored_channels(Side::key, 20) == 20);
+  CHECK(stored_channels(Side::key, 21) == 24);
+  CHECK(stored_channels(Side::value, 20) == 32);
+  CHECK(stored_channels(Side::value, 64) == 64);
+  CHECK(codes_bytes<2>(Side::value, 20) == 64 * 32 / 4);
+}

@@ -1,0 +1,519 @@
+/// A plain model of a cache: every token's vectors in ordinary containers, with rules of its own
+/// for sealing, liveness and pages. Tests drive it beside a KVCache and compare the two.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "support/plain_evictors.hpp"
+#include "terse/terse.hpp"
+
+namespace terse::tests {
+
+/// Keys and values of one token of a unit, `[stream, width]`, in the codec's basis.
+struct PlainVectors {
+  std::vector<float> exact_keys, exact_values;  ///< rounded to 16 bits
+  std::vector<float> keys, values;              ///< as decoded; empty until the block is complete
+};
+
+struct PlainToken {
+  std::int64_t position = 0;
+  bool live = true;
+  float score = 0;  ///< evictor state
+  std::shared_ptr<const PlainVectors> data;
+};
+
+/// A page is a shared pointer: its owners are counted by the standard library.
+using PlainPage = std::shared_ptr<int>;
+
+struct PlainBlock {
+  PlainPage page;                              ///< null while the tokens lie in the tail only
+  std::vector<std::int64_t> first;             ///< `[unit of the row]`
+  std::vector<std::vector<PlainToken>> units;  ///< `[unit of the row][token]`
+};
+
+struct PlainSequence {
+  bool alive = false;
+  std::int64_t length = 0;
+  int pending = 0;
+  std::int64_t origin = 0, sealed_end = 0, exact_begin = 0;
+  std::vector<std::vector<PlainBlock>> rows;  ///< `[slot, row][block]`
+};
+
+/// `[token, unit, stream, width]` of one sequence's share of an append.
+struct PlainInputs {
+  const float* keys = nullptr;
+  const float* values = nullptr;
+  const float* gate_logits = nullptr;  ///< `[token, kv_head]`
+};
+
+template <Layout L, class Policy>
+class PlainModel {
+ public:
+  using KeyCodec = typename Policy::key_codec;
+  using ValueCodec = typename Policy::value_codec;
+  using Evictor = typename Policy::evictor;
+
+  PlainModel(const ClassShape& shape, const typename Evictor::Params& eviction)
+      : shape_(shape),
+        eviction_(eviction),
+        sequences_(static_cast<std::size_t>(shape.sequences)),
+        held_(std::make_shared<std::int64_t>(0)) {}
+
+  [[nodiscard]] const PlainSequence& sequence(int i) const { return at(sequences_, i); }
+  [[nodiscard]] const ClassShape& shape() const { return shape_; }
+  [[nodiscard]] const typename Evictor::Params& eviction() const { return eviction_; }
+  [[nodiscard]] const std::vector<PlainBlock>& row(int sequence, int slot, int row) const {
+    return at(at(sequences_, sequence).rows, slot * shape_.rows + row);
+  }
+
+  void create(int i) {
+    PlainSequence fresh;
+    fresh.alive = true;
+    fresh.rows.resize(static_cast<std::size_t>(shape_.slots * shape_.rows));
+    at(sequences_, i) = std::move(fresh);
+  }
+  void release(int i) { at(sequences_, i) = PlainSequence{}; }
+
+  [[nodiscard]] StatusCode can_fork(int source) const {
+    std::int64_t copies = 0, alive = 0;
+    for (const auto& blocks : sequence(source).rows) {
+      copies += !blocks.empty() && is_open_block(source, blocks.back()) ? 1 : 0;
+    }
+    if (L::paged && copies > pages_free()) return StatusCode::no_free_pages;
+    for (const PlainSequence& s : sequences_) alive += s.alive ? 1 : 0;
+    return alive == shape_.sequences ? StatusCode::too_many_sequences : StatusCode::ok;
+  }
+  void fork(int source, int target) {
+    at(sequences_, target) = sequence(source);
+    if (!L::paged) return;
+    for (auto& blocks : at(sequences_, target).rows) {
+      for (PlainBlock& b : blocks) {
+        if (is_open_block(source, b)) b.page = make_page();
+      }
+    }
+  }
+
+  void truncate(int i, std::int64_t length) {
+    if (length < sequence(i).length) shrink(i, length);
+  }
+
+  // --- steps
+
+  [[nodiscard]] StatusCode can_begin(const std::vector<StepPart>& parts) const {
+    std::int64_t pages = 0;
+    for (const StepPart& part : parts) {
+      const PlainSequence& s = sequence(part.sequence.index);
+      const std::int64_t end = s.length + part.tokens;
+      const std::int64_t blocks = grid_blocks(s, end) - grid_blocks(s, s.length);
+      for (const auto& row : s.rows) {
+        if (static_cast<std::int64_t>(row.size()) + blocks > shape_.entries) {
+          return StatusCode::too_many_tokens;
+        }
+      }
+      pages += static_cast<std::int64_t>(s.rows.size()) *
+               (shape_.open ? blocks : (sealed_by_rule(s, end) - s.sealed_end) / block_tokens);
+    }
+    return L::paged && pages > pages_free() ? StatusCode::no_free_pages : StatusCode::ok;
+  }
+
+  void begin(const std::vector<StepPart>& parts) {
+    parts_ = parts;
+    for (const StepPart& part : parts) {
+      PlainSequence& s = at(sequences_, part.sequence.index);
+      const std::int64_t end = s.length + part.tokens;
+      s.exact_begin = s.sealed_end;
+      for (auto& row : s.rows) {
+        for (std::int64_t b = grid_blocks(s, s.length); b < grid_blocks(s, end); ++b) {
+          PlainBlock block;
+          block.first.assign(per_row(), s.origin + b * block_tokens);
+          block.units.resize(per_row());
+          row.push_back(std::move(block));
+        }
+        for (PlainBlock& b : row) {
+          const bool written =
+              b.first[0] >= s.sealed_end &&
+              (shape_.open || b.first[0] + block_tokens <= sealed_by_rule(s, end));
+          if (L::paged && written && b.page == nullptr) b.page = make_page();
+        }
+      }
+      s.pending = part.tokens;
+    }
+  }
+
+  void append(int slot, std::size_t part, const PlainInputs& in) {
+    PlainSequence& s = at(sequences_, parts_[part].sequence.index);
+    for (int i = 0; i < parts_[part].tokens; ++i) {
+      for (int u = 0; u < shape_.unit.units; ++u) {
+        PlainToken token;
+        token.position = s.length + i;
+        const std::size_t vector = static_cast<std::size_t>(i) * units() + static_cast<std::size_t>(u);
+        auto data = std::make_shared<PlainVectors>();
+        data->exact_keys = exact<KeyCodec>(Side::key, in.keys + vector * key_floats());
+        data->exact_values = exact<ValueCodec>(Side::value, in.values + vector * value_floats());
+        token.data = data;
+        token.score = admitted(in.gate_logits, i, u);
+        const auto first = s.origin + (token.position - s.origin) / block_tokens * block_tokens;
+        auto& blocks = at(s.rows, slot * shape_.rows + u / shape_.units_per_row);
+        for (PlainBlock& b : blocks) {
+          if (b.first[0] != first || first < s.sealed_end) continue;
+          auto& tokens = at(b.units, u % shape_.units_per_row);
+          tokens.push_back(token);
+          if (shape_.open) {
+            decode(tokens, tokens.size() - 1, tokens.size(), false);
+          } else if (tokens.size() == block_tokens) {
+            decode(tokens, 0, tokens.size(), false);
+          }
+        }
+      }
+    }
+  }
+
+  /// `accepted` tokens of each part stay; 0 for all parts is abandon_step.
+  void end_step(const std::vector<int>& accepted) {
+    for (std::size_t i = 0; i < parts_.size(); ++i) {
+      PlainSequence& s = at(sequences_, parts_[i].sequence.index);
+      s.pending = 0;
+      shrink(parts_[i].sequence.index, s.length + accepted[i]);
+    }
+  }
+
+  // --- eviction and compaction
+
+  /// Adds `score(position, unit)` to the evictor state of live tokens.
+  template <class Score>
+  void observe(int i, int slot, Score&& score) {
+    for_each_unit(i, slot, [&](int unit, std::vector<PlainToken*>& tokens) {
+      for (PlainToken* t : tokens) t->score += score(t->position, unit);
+    });
+  }
+
+  /// Returns the pages that became free.
+  std::int64_t evict(int i, int incoming_tokens) {
+    const std::int64_t before = *held_;
+    PlainSequence& s = at(sequences_, i);
+    for (int slot = 0; slot < shape_.slots; ++slot) {
+      for_each_unit(i, slot, [&](int, std::vector<PlainToken*>& tokens) {
+        const SelectContext context{s.length, incoming_tokens, shape_.unit_query_heads()};
+        PlainEvictor<Evictor>::select(tokens, eviction_, context);
+      });
+    }
+    if (L::paged) {
+      for (auto& row : s.rows) std::erase_if(row, [&](auto& b) { return is_dead(s, b); });
+    }
+    return before - *held_;
+  }
+
+  [[nodiscard]] CompactPlan plan_compact(int i) const {
+    CompactPlan plan;
+    const PlainSequence& s = sequence(i);
+    for (const auto& row : s.rows) {
+      const std::int64_t sealed = sealed_blocks(s, row), packed = packed_blocks(s, row);
+      if (packed >= sealed) continue;
+      if (L::paged && Evictor::scatters) plan.pages_needed += packed;
+      for (std::int64_t b = 0; b < sealed; ++b) {
+        const PlainBlock& block = row[static_cast<std::size_t>(b)];
+        const bool goes = Evictor::scatters || is_dead(s, block);
+        if (goes && (!L::paged || block.page.use_count() == 1)) ++plan.pages_returned;
+        if (Evictor::scatters) plan.tokens_moved += live_tokens(block);
+      }
+      if (Evictor::scatters) plan.pages_returned -= packed;
+    }
+    if (!moves_exactly) plan.tokens_reencoded = plan.tokens_moved;
+    return plan;
+  }
+
+  [[nodiscard]] StatusCode can_compact(int i, bool allow_reencoding) const {
+    const CompactPlan plan = plan_compact(i);
+    if (plan.tokens_reencoded > 0 && !allow_reencoding) return StatusCode::would_be_lossy;
+    return L::paged && plan.pages_needed > pages_free() ? StatusCode::no_free_pages
+                                                        : StatusCode::ok;
+  }
+
+  void compact(int i) {
+    PlainSequence& s = at(sequences_, i);
+    bool moved = false;
+    for (auto& row : s.rows) {
+      const auto sealed = static_cast<std::size_t>(sealed_blocks(s, row));
+      const auto packed = static_cast<std::size_t>(packed_blocks(s, row));
+      if (packed >= sealed) continue;
+      if (!Evictor::scatters) {
+        std::erase_if(row, [&](auto& b) { return is_dead(s, b); });
+        continue;
+      }
+      moved = true;
+      std::vector<PlainBlock> fresh(packed);
+      for (PlainBlock& b : fresh) {
+        b.first.resize(per_row());
+        b.units.resize(per_row());
+        if (L::paged) b.page = make_page();
+      }
+      for (std::size_t u = 0; u < per_row(); ++u) {
+        std::int64_t last = 0;
+        std::size_t n = 0;
+        for (std::size_t b = 0; b < sealed; ++b) {
+          for (const PlainToken& t : row[b].units[u]) {
+            if (!t.live) continue;
+            fresh[n++ / block_tokens].units[u].push_back(t);
+            last = t.position;
+          }
+        }
+        for (PlainBlock& b : fresh) {
+          b.first[u] = b.units[u].empty() ? last : b.units[u][0].position;
+          if (!moves_exactly && !b.units[u].empty()) decode(b.units[u], 0, b.units[u].size(), true);
+        }
+      }
+      row.erase(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(sealed));
+      row.insert(row.begin(), fresh.begin(), fresh.end());
+    }
+    if (moved) s.exact_begin = s.sealed_end;
+  }
+
+  // --- what a cache should report
+
+  [[nodiscard]] std::int64_t pages_free() const {
+    if (L::paged) return shape_.num_pages - *held_;
+    std::int64_t used = 0;
+    for (const PlainSequence& s : sequences_) {
+      for (const auto& row : s.rows) used += static_cast<std::int64_t>(row.size());
+    }
+    return shape_.num_pages - used;
+  }
+  [[nodiscard]] std::int64_t stored_tokens() const {
+    std::int64_t n = 0;
+    for (const PlainSequence& s : sequences_) n += s.length * shape_.slots * shape_.unit.units;
+    return n;
+  }
+  [[nodiscard]] std::int64_t live_tokens() const {
+    std::int64_t n = 0;
+    for (const PlainSequence& s : sequences_) {
+      for (const auto& row : s.rows) {
+        for (const PlainBlock& b : row) n += live_tokens(b);
+      }
+    }
+    return n;
+  }
+
+  /// Whether the query at `p` reads a token at `position` from its exact copy in the tail.
+  [[nodiscard]] bool in_tail(const PlainSequence& s, std::int64_t p, std::int64_t position) const {
+    if (shape_.open) return false;
+    return position >= s.exact_begin && position >= s.origin + rule(p - s.origin);
+  }
+
+ private:
+  static constexpr bool moves_exactly = KeyCodec::granularity == Granularity::per_token &&
+                                        ValueCodec::granularity == Granularity::per_token;
+
+  template <class V>
+  static auto& at(V& v, int i) {
+    return v.at(static_cast<std::size_t>(i));
+  }
+  [[nodiscard]] std::size_t per_row() const {
+    return static_cast<std::size_t>(shape_.units_per_row);
+  }
+  [[nodiscard]] std::size_t units() const { return static_cast<std::size_t>(shape_.unit.units); }
+  [[nodiscard]] std::size_t key_floats() const {
+    return static_cast<std::size_t>(shape_.unit.key_streams * shape_.key_width);
+  }
+  [[nodiscard]] std::size_t value_floats() const {
+    return static_cast<std::size_t>(shape_.unit.value_streams * shape_.value_width);
+  }
+
+  PlainPage make_page() {
+    ++*held_;
+    return PlainPage(new int, [held = held_](int* p) {
+      --*held;
+      delete p;
+    });
+  }
+
+  /// Tokens before granule * floor(max(0, p + 1 - min) / granule) are read decoded.
+  [[nodiscard]] std::int64_t rule(std::int64_t p) const {
+    const std::int64_t old = std::max<std::int64_t>(0, p + 1 - shape_.tail.min_tokens);
+    return old - old % shape_.tail.granule_tokens;
+  }
+  [[nodiscard]] std::int64_t sealed_by_rule(const PlainSequence& s, std::int64_t length) const {
+    const std::int64_t own = length - s.origin;
+    if (own <= 0) return s.origin;
+    const std::int64_t whole = shape_.open ? own - own % block_tokens : rule(own - 1);
+    return std::max(s.origin + whole, s.sealed_end);
+  }
+  [[nodiscard]] static std::int64_t grid_blocks(const PlainSequence& s, std::int64_t end) {
+    return (std::max<std::int64_t>(0, end - s.origin) + block_tokens - 1) / block_tokens;
+  }
+  [[nodiscard]] bool is_open_block(int i, const PlainBlock& b) const {
+    return shape_.open && b.first[0] >= sequence(i).sealed_end;
+  }
+  [[nodiscard]] static std::int64_t live_tokens(const PlainBlock& b) {
+    std::int64_t n = 0;
+    for (const auto& tokens : b.units) {
+      for (const PlainToken& t : tokens) n += t.live ? 1 : 0;
+    }
+    return n;
+  }
+  [[nodiscard]] static bool is_dead(const PlainSequence& s, const PlainBlock& b) {
+    return b.first[0] < s.sealed_end && live_tokens(b) == 0;
+  }
+  [[nodiscard]] static std::int64_t sealed_blocks(const PlainSequence& s,
+                                                  const std::vector<PlainBlock>& row) {
+    return std::count_if(row.begin(), row.end(),
+                         [&](const PlainBlock& b) { return b.first[0] < s.sealed_end; });
+  }
+  [[nodiscard]] std::int64_t packed_blocks(const PlainSequence& s,
+                                           const std::vector<PlainBlock>& row) const {
+    const auto sealed = static_cast<std::size_t>(sealed_blocks(s, row));
+    std::int64_t most = 0;
+    for (std::size_t u = 0; u < per_row(); ++u) {
+      std::int64_t live = 0, kept = 0;
+      for (std::size_t b = 0; b < sealed; ++b) {
+        for (const PlainToken& t : row[b].units[u]) live += t.live ? 1 : 0;
+        kept += is_dead(s, row[b]) ? 0 : 1;
+      }
+      most = std::max(most, Evictor::scatters ? (live + block_tokens - 1) / block_tokens : kept);
+    }
+    return most;
+  }
+
+  void shrink(int i, std::int64_t length) {
+    PlainSequence& s = at(sequences_, i);
+    bool exact = length >= (shape_.open ? s.sealed_end : s.exact_begin);
+    std::int64_t sealed_end = length;
+    if (exact) {
+      PlainSequence grid;
+      grid.origin = s.origin;
+      grid.sealed_end = shape_.open ? s.sealed_end : s.exact_begin;
+      sealed_end = sealed_by_rule(grid, length);
+      for (std::int64_t f = sealed_end; f < std::min(length, s.sealed_end); f += block_tokens) {
+        for (const auto& row : s.rows) {
+          exact = exact && std::any_of(row.begin(), row.end(),
+                                       [&](const PlainBlock& b) { return b.first[0] == f; });
+        }
+      }
+    }
+    for (auto& row : s.rows) {
+      std::erase_if(row, [&](const PlainBlock& b) {
+        return std::all_of(b.first.begin(), b.first.end(), [&](auto f) { return f >= length; });
+      });
+      for (PlainBlock& b : row) {
+        for (auto& tokens : b.units) {
+          std::erase_if(tokens, [&](const PlainToken& t) { return t.position >= length; });
+        }
+        if (exact && !shape_.open && b.first[0] >= sealed_end) b.page = nullptr;
+      }
+    }
+    if (exact) {
+      s.sealed_end = sealed_end;
+    } else {
+      s.origin = s.sealed_end = s.exact_begin = length;
+    }
+    s.length = length;
+  }
+
+  template <class F>
+  void for_each_unit(int i, int slot, F&& f) {
+    for (int u = 0; u < shape_.unit.units; ++u) {
+      std::vector<PlainToken*> tokens;
+      for (PlainBlock& b :
+           at(at(sequences_, i).rows, slot * shape_.rows + u / shape_.units_per_row)) {
+        for (PlainToken& t : at(b.units, u % shape_.units_per_row)) {
+          if (t.live) tokens.push_back(&t);
+        }
+      }
+      f(u, tokens);
+    }
+  }
+
+  [[nodiscard]] float admitted(const float* gate_logits, int token, int unit) const {
+    if constexpr (Policy::signal == Signal::gate_logit) {
+      const float* own =
+          gate_logits + token * shape_.kv_heads + unit * shape_.unit.heads_per_unit;
+      return *std::max_element(own, own + shape_.unit.heads_per_unit);
+    } else {
+      return 0;
+    }
+  }
+
+  /// 16-bit values in the codec's basis of all streams of one side.
+  template <class CodecPart>
+  [[nodiscard]] std::vector<float> exact(Side side, const float* in) const {
+    const int width = side == Side::key ? shape_.key_width : shape_.value_width;
+    const int streams = side == Side::key ? shape_.unit.key_streams : shape_.unit.value_streams;
+    std::vector<float> x(in, in + streams * width);
+    for (float& v : x) v = std::clamp(v, -65504.0f, 65504.0f);
+    for (int s = 0; s < streams; ++s) to_basis<CodecPart>(CodecContext{side, width}, &x[static_cast<std::size_t>(s * width)]);
+    if (!shape_.open) {
+      for (float& v : x) v = to_float(to_f16_saturating(v));
+    }
+    return x;
+  }
+
+  /// Fills in what tokens [begin, end) of a block decode to: by the codec's contract a function of
+  /// the token (per token) or of the 64 tokens (per channel). `again`: from what they decode to now.
+  void decode(std::vector<PlainToken>& tokens, std::size_t begin, std::size_t end, bool again) {
+    std::vector<std::shared_ptr<PlainVectors>> fresh;
+    for (std::size_t t = begin; t < end; ++t) {
+      fresh.push_back(std::make_shared<PlainVectors>(*tokens[t].data));
+    }
+    decode_side<KeyCodec>(Side::key, fresh, again, &PlainVectors::exact_keys, &PlainVectors::keys);
+    decode_side<ValueCodec>(Side::value, fresh, again, &PlainVectors::exact_values,
+                            &PlainVectors::values);
+    for (std::size_t t = begin; t < end; ++t) {
+      if (shape_.open) {  // sinks are 16-bit also where there is no tail
+        for (float& v : fresh[t - begin]->exact_keys) v = to_float(to_f16_saturating(v));
+        for (float& v : fresh[t - begin]->exact_values) v = to_float(to_f16_saturating(v));
+      }
+      tokens[t].data = fresh[t - begin];
+    }
+  }
+
+  using Member = std::vector<float> PlainVectors::*;
+  template <class CodecPart>
+  void decode_side(Side side, std::vector<std::shared_ptr<PlainVectors>>& tokens, bool again,
+                   Member exact_member, Member decoded_member) const {
+    const int width = side == Side::key ? shape_.key_width : shape_.value_width;
+    const int streams = side == Side::key ? shape_.unit.key_streams : shape_.unit.value_streams;
+    const CodecContext context{side, width};
+    const Record record = CodecPart::record(side, width);
+    std::vector<std::uint64_t> storage(record.bytes / 8);
+    auto* block = reinterpret_cast<std::byte*>(storage.data());
+    for (auto& t : tokens) {
+      if (!again) ((*t).*decoded_member).resize(static_cast<std::size_t>(streams * width));
+    }
+    for (int s = 0; s < streams; ++s) {
+      const auto offset = static_cast<std::size_t>(s * width);
+      const auto source = [&](std::size_t t) {
+        return ((*tokens[t]).*(again ? decoded_member : exact_member)).data() + offset;
+      };
+      std::fill(storage.begin(), storage.end(), 0);
+      if constexpr (CanEncodeToken<CodecPart>) {
+        for (std::size_t t = 0; t < tokens.size(); ++t) {
+          CodecPart::encode_token(context, source(t), static_cast<int>(t), block);
+        }
+      } else {
+        std::vector<float> x(static_cast<std::size_t>(block_tokens * width));
+        for (std::size_t t = 0; t < block_tokens; ++t) {
+          std::copy_n(source(std::min(t, tokens.size() - 1)), width,
+                      x.begin() + static_cast<std::ptrdiff_t>(t * static_cast<std::size_t>(width)));
+        }
+        CodecPart::encode_block(context, x.data(), block);
+      }
+      for (std::size_t t = 0; t < tokens.size(); ++t) {
+        for (int c = 0; c < width; ++c) {
+          ((*tokens[t]).*decoded_member)[offset + static_cast<std::size_t>(c)] =
+              CodecPart::decode(context, block, static_cast<int>(t), c);
+        }
+      }
+    }
+  }
+
+  ClassShape shape_;
+  typename Evictor::Params eviction_;
+  std::vector<PlainSequence> sequences_;
+  std::vector<StepPart> parts_;
+  std::shared_ptr<std::int64_t> held_;
+};
+
+}  // namespace terse::tests
