@@ -122,7 +122,7 @@ TEST_CASE("random fp32 numbers go to a nearest fp16 and bf16 number") {
   int wrong = 0;
   for (int i = 0; i < 200000; ++i) {
     const auto x = std::bit_cast<float>(static_cast<std::uint32_t>(random.bits()));
-    if (!std::isfinite(x)) continue;
+    if (!(std::fabs(x) < 3.38e38f)) continue;  // NaN, and what rounds to infinity
     const unsigned b = to_bf16(x).bits;
     const double gap = std::fabs(double{to_float(bf16(b))} - x);
     for (const unsigned other : {b - 1, b + 1}) {

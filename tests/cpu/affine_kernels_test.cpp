@@ -93,7 +93,7 @@ void check_scores(const terse::cpu::KernelTable& table, int width, Shape shape, 
         squares += term * term;
       }
       wanted.push_back(sum);
-      size.push_back(std::sqrt(squares));
+      size.push_back(std::sqrt(squares) + std::fabs(sum));
     }
   }
   INFO("width " << width << ", rows " << rows << ", shape " << static_cast<int>(shape));
@@ -125,7 +125,7 @@ void check_values(const terse::cpu::KernelTable& table, int width, Shape shape, 
         squares += term * term;
       }
       wanted.push_back(sum);
-      size.push_back(std::sqrt(squares));
+      size.push_back(std::sqrt(squares) + std::fabs(sum));
     }
   }
   INFO("width " << width << ", rows " << rows << ", shape " << static_cast<int>(shape));

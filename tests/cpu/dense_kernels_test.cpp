@@ -82,7 +82,7 @@ void check_scores(const KernelTable& table, int width, int rows, int tokens, Sha
         squares += term * term;
       }
       wanted.push_back(sum);
-      size.push_back(std::sqrt(squares));
+      size.push_back(std::sqrt(squares) + std::fabs(sum));
     }
     CHECK(relative_error(wanted, out.data() + r * block_tokens, size) < tolerance);
     for (int t = tokens; t < block_tokens; ++t) {
@@ -113,7 +113,7 @@ void check_values(const KernelTable& table, int width, int rows, int tokens, Sha
         squares += term * term;
       }
       wanted.push_back(sum);
-      size.push_back(std::sqrt(squares));
+      size.push_back(std::sqrt(squares) + std::fabs(sum));
     }
   }
   CHECK(relative_error(wanted, out.data(), size) < tolerance);

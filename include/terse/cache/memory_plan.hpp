@@ -48,6 +48,14 @@ struct CompactPlan {
   std::int64_t pages_returned = 0;    ///< net gain of the pool
   std::int64_t tokens_moved = 0;      ///< over slots and units
   std::int64_t tokens_reencoded = 0;  ///< of these, quantised a second time
+
+  CompactPlan& operator+=(const CompactPlan& other) noexcept {
+    pages_needed += other.pages_needed;
+    pages_returned += other.pages_returned;
+    tokens_moved += other.tokens_moved;
+    tokens_reencoded += other.tokens_reencoded;
+    return *this;
+  }
 };
 
 }  // namespace terse

@@ -234,7 +234,8 @@ void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int 
           BlockReader<KeyCodec>::decode(call.table, context, block + shape.key_offset(stream),
                                         s.keys);
         } else {
-          decode_exact(context, block + shape.exact_key_offset(stream, tokens), tokens, s.keys);
+          decode_exact_keys(context, block + shape.exact_key_offset(stream, tokens), tokens,
+                            s.keys);
         }
         leave_basis<KeyCodec>(context, tokens, s.keys, s.vector);
       }
@@ -243,7 +244,7 @@ void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int 
                    s.angles, s.rebuilt);
       call.table.scores_f32(
           s.queries[variant] + static_cast<std::size_t>(h * per_head) * shape.head_dim, per_head,
-          shape.head_dim, s.rebuilt, tokens,
+          shape.head_dim, s.rebuilt, block_tokens,
           s.scores + static_cast<std::size_t>(h * per_head) * block_tokens);
     }
   } else if (source == Source::encoded) {

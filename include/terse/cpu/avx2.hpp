@@ -29,6 +29,7 @@ inline constexpr KernelTable table{
     .values_affine = values_affine,
     .decode_affine = decode_affine,
     .softmax_block = softmax_block,
+    .softmax_rows = softmax_rows,
     .scale = scale,
 };
 

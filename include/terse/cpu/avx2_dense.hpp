@@ -301,6 +301,14 @@ TERSE_TARGET_AVX2 inline void scale(float* x, int count, float factor) {
   for (; i < count; ++i) x[i] *= factor;
 }
 
+TERSE_TARGET_AVX2 inline void softmax_rows(float* scores, int rows, std::uint64_t mask,
+                                           SoftmaxState* states, int width, float* accumulators) {
+  for (int row = 0; row < rows; ++row) {
+    const float factor = softmax_block(scores + row * block_tokens, mask, states + row);
+    if (factor != 1.0f) scale(accumulators + static_cast<std::ptrdiff_t>(row) * width, width, factor);
+  }
+}
+
 }  // namespace avx2
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse::cpu

@@ -7,6 +7,7 @@
 #include "terse/cpu/avx512_decode.hpp"
 #include "terse/cpu/avx512_dense.hpp"
 #include "terse/cpu/avx512_keys.hpp"
+#include "terse/cpu/avx512_softmax.hpp"
 #include "terse/cpu/avx512_values.hpp"
 #include "terse/cpu/kernel_table.hpp"
 
@@ -30,6 +31,7 @@ inline constexpr KernelTable table{
     .values_affine = values_affine,
     .decode_affine = decode_affine,
     .softmax_block = softmax_block,
+    .softmax_rows = softmax_rows,
     .scale = scale,
 };
 

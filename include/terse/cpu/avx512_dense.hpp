@@ -1,4 +1,4 @@
-/// Dense blocks (fp32, fp16, fp8), softmax and scaling with AVX-512.
+/// Dense blocks (fp32, fp16, fp8) with AVX-512.
 #pragma once
 
 #include <cstddef>
@@ -165,10 +165,13 @@ TERSE_TARGET_AVX512 void value_tile(const float* probabilities, int width,
     TERSE_UNROLL
     for (int v = 0; v < NV; ++v) {
       float* out = accumulators + static_cast<std::ptrdiff_t>(r) * width + v * 16;
-      const __mmask16 lanes = NV > 1 ? static_cast<__mmask16>(0xffff) : mask;
-      const __m512 old = _mm512_maskz_loadu_ps(lanes, out);
-      _mm512_mask_storeu_ps(
-          out, lanes, _mm512_fmadd_ps(sum[r][v], _mm512_set1_ps(Load::factor), old));
+      const __m512 factor = _mm512_set1_ps(Load::factor);
+      if (NV > 1 || mask == 0xffff) {  // masked stores are slow on some processors
+        _mm512_storeu_ps(out, _mm512_fmadd_ps(sum[r][v], factor, _mm512_loadu_ps(out)));
+      } else {
+        const __m512 old = _mm512_maskz_loadu_ps(mask, out);
+        _mm512_mask_storeu_ps(out, mask, _mm512_fmadd_ps(sum[r][v], factor, old));
+      }
     }
   }
 }
@@ -218,64 +221,6 @@ TERSE_TARGET_AVX512 inline void scores_f32(const float* queries, int rows, int w
 TERSE_TARGET_AVX512 inline void values_f32(const float* probabilities, int rows, int width,
                                            const float* v, int tokens, float* accumulators) {
   values<LoadF32>(probabilities, rows, width, v, tokens, accumulators, nullptr);
-}
-
-/// exp(x) for x <= 0, relative error below 2e-7; 0 for -infinity, NaN for NaN.
-TERSE_INLINE_AVX512 __m512 exp_nonpositive(__m512 x) noexcept {
-  // The second operand is what max returns for NaN.
-  x = _mm512_max_ps(_mm512_set1_ps(exp_floor), x);
-  const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(log2_e)),
-                                        _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-  __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(ln_2_high), x);
-  r = _mm512_fnmadd_ps(n, _mm512_set1_ps(ln_2_low), r);
-  __m512 g = _mm512_set1_ps(exp_g[4]);
-  TERSE_UNROLL
-  for (int i = 3; i >= 0; --i) g = _mm512_fmadd_ps(g, r, _mm512_set1_ps(exp_g[i]));
-  const __m512 y =
-      _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(r, r), g, r), _mm512_set1_ps(1.0f));
-  return _mm512_scalef_ps(y, n);
-}
-
-TERSE_TARGET_AVX512 inline float softmax_block(float* scores, std::uint64_t mask,
-                                               SoftmaxState* state) {
-  const __m512 lowest = _mm512_set1_ps(-__builtin_inff());
-  __m512 x[4];
-  TERSE_UNROLL
-  for (int v = 0; v < 4; ++v) {
-    x[v] = _mm512_mask_loadu_ps(lowest, static_cast<__mmask16>(mask >> (16 * v)), scores + 16 * v);
-  }
-  const float block_max = _mm512_reduce_max_ps(
-      _mm512_max_ps(_mm512_max_ps(x[0], x[1]), _mm512_max_ps(x[2], x[3])));
-  const float old_max = state->max;
-  const float maximum = old_max > block_max ? old_max : block_max;
-  if (maximum == -__builtin_inff()) {  // every logit so far excludes its token
-    TERSE_UNROLL
-    for (int v = 0; v < 4; ++v) _mm512_storeu_ps(scores + 16 * v, _mm512_setzero_ps());
-    return 1.0f;
-  }
-  TERSE_UNROLL
-  for (int v = 0; v < 4; ++v) {
-    // Tokens outside the mask are at -infinity: their exp is 0.
-    x[v] = exp_nonpositive(_mm512_sub_ps(x[v], _mm512_set1_ps(maximum)));
-    _mm512_storeu_ps(scores + 16 * v, x[v]);
-  }
-  const float sum = _mm512_reduce_add_ps(
-      _mm512_add_ps(_mm512_add_ps(x[0], x[1]), _mm512_add_ps(x[2], x[3])));
-  if (maximum == old_max) {
-    state->sum += sum;
-    return 1.0f;
-  }
-  const float factor = _mm512_cvtss_f32(exp_nonpositive(_mm512_set1_ps(old_max - maximum)));
-  state->max = maximum;
-  state->sum = state->sum * factor + sum;
-  return factor;
-}
-
-TERSE_TARGET_AVX512 inline void scale(float* x, int count, float factor) {
-  const __m512 f = _mm512_set1_ps(factor);
-  int i = 0;
-  for (; i + 16 <= count; i += 16) _mm512_storeu_ps(x + i, _mm512_mul_ps(f, _mm512_loadu_ps(x + i)));
-  for (; i < count; ++i) x[i] *= factor;
 }
 
 TERSE_END_AVX512

@@ -9,6 +9,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/cpu/avx512_lanes.hpp"
 #include "terse/cpu/simd.hpp"
 
 #if TERSE_X86_DISPATCH
@@ -46,13 +47,12 @@ inline bool covers(const AffineFormat& f, Side side, int width) noexcept {
   return f.group == 0 || f.group >= width || f.group % (side == Side::key ? 4 : 16) == 0;
 }
 
-TERSE_INLINE_AVX512 __mmask16 first_lanes(int count) noexcept {
-  return static_cast<__mmask16>(count >= 16 ? 0xffff : (1 << count) - 1);
+TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index) noexcept {
+  return _mm512_cvtph_ps(
+      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(section + index * 2)));
 }
-
-TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index,
-                                       __mmask16 mask = 0xffff) noexcept {
-  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, section + index * 2));
+TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index, __mmask16 lanes) noexcept {
+  return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, section + index * 2));
 }
 
 /// sum += codes . word, four bytes a lane, the word broadcast by the load port. Written out because
@@ -64,33 +64,6 @@ TERSE_INLINE_AVX512 void dot_word(__m512i& sum, __m512i codes, const float* word
 /// Per lane the larger magnitude; a NaN loses (callers find it elsewhere).
 TERSE_INLINE_AVX512 __m512 max_magnitude(__m512 a, __m512 b) noexcept {
   return _mm512_range_ps(a, b, 0b1011);
-}
-
-/// Lane r: the sum (or maximum) of vector r, in the same order whatever the other vectors hold.
-TERSE_INLINE_AVX512 __m128 sum_each(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
-  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-  const __m512 all =
-      _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-  return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-}
-TERSE_INLINE_AVX512 __m128i sum_each(__m512i a, __m512i b, __m512i c, __m512i d) noexcept {
-  const __m512i ab = _mm512_add_epi32(_mm512_unpacklo_epi32(a, b), _mm512_unpackhi_epi32(a, b));
-  const __m512i cd = _mm512_add_epi32(_mm512_unpacklo_epi32(c, d), _mm512_unpackhi_epi32(c, d));
-  const __m512i all =
-      _mm512_add_epi32(_mm512_unpacklo_epi64(ab, cd), _mm512_unpackhi_epi64(ab, cd));
-  const __m256i half =
-      _mm256_add_epi32(_mm512_castsi512_si256(all), _mm512_extracti32x8_epi32(all, 1));
-  return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
-}
-TERSE_INLINE_AVX512 __m128 max_each(__m512 a, __m512 b, __m512 c, __m512 d) noexcept {
-  const __m512 ab = _mm512_max_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
-  const __m512 cd = _mm512_max_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
-  const __m512 all =
-      _mm512_max_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xee));
-  const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(all), _mm512_extractf32x8_ps(all, 1));
-  return _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
 
 /// Four rows' scales and their inverses, from the rows' largest magnitudes.

@@ -197,54 +197,90 @@ TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
 
 /// The queries of one chunk multiplied by the channel scales of one token group, split into bytes.
 struct Folded {
-  alignas(64) float words[affine_rows][chunk_channels];  ///< numbers first, then their bytes
+  alignas(64) float words[affine_rows][chunk_channels];
   CentreShare centres[affine_rows];
   float scales[affine_rows];
   float offsets[affine_rows];  ///< sum of query times group minimum, less the centre's rest
+};
+
+/// What one row gathers while its queries are folded.
+struct FoldSums {
+  __m512 peak, offset;
+  __m512i total;
+};
+
+template <int R>
+struct QueryFold {
+  const AffineFormat& f;
+  const AffineParts& parts;
+  const float* queries;
+  std::ptrdiff_t width;
+  int params;  ///< index of the first channel's scale
+  FoldSums sums[affine_rows];
+
+  /// Finds the largest product and the minima's share, 16 channels from `c` on.
+  template <bool Full>
+  TERSE_INLINE_AVX512 void measure(int c, __mmask16 lanes) noexcept {
+    const __m512 scale = Full ? load_halves(parts.scales, params + c)
+                              : load_halves(parts.scales, params + c, lanes);
+    __m512 minimum = _mm512_setzero_ps();
+    if (f.has_min) {
+      minimum = Full ? load_halves(parts.minima, params + c)
+                     : load_halves(parts.minima, params + c, lanes);
+    }
+    TERSE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const float* q = queries + r * width + c;
+      const __m512 x = Full ? _mm512_loadu_ps(q) : _mm512_maskz_loadu_ps(lanes, q);
+      sums[r].peak = max_magnitude(sums[r].peak, _mm512_mul_ps(x, scale));
+      sums[r].offset = _mm512_fmadd_ps(x, minimum, sums[r].offset);  // NaN where x is not finite
+    }
+  }
+
+  /// Makes the products a second time (storing them would take longer) and splits them.
+  template <bool Full>
+  TERSE_INLINE_AVX512 void split(int c, __mmask16 lanes, const __m512* inverse,
+                                 Folded* folded) noexcept {
+    const __m512 scale = Full ? load_halves(parts.scales, params + c)
+                              : load_halves(parts.scales, params + c, lanes);
+    TERSE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const float* q = queries + r * width + c;
+      const __m512 x = Full ? _mm512_loadu_ps(q) : _mm512_maskz_loadu_ps(lanes, q);
+      _mm512_store_si512(folded->words[r] + c,
+                         split_bytes(_mm512_mul_ps(x, scale), inverse[r], &sums[r].total));
+    }
+  }
 };
 
 template <int R>
 TERSE_TARGET_AVX512 void fold_queries(const AffineFormat& f, int width, const AffineParts& parts,
                                       const float* queries, int begin, int count, int group,
                                       Folded* folded) noexcept {
-  __m512 peak[affine_rows], offset[affine_rows];
-  __m512i total[affine_rows];
+  QueryFold<R> fold{f, parts, queries + begin, width, group * width + begin, {}};
   TERSE_UNROLL
   for (int r = 0; r < affine_rows; ++r) {
-    peak[r] = offset[r] = _mm512_setzero_ps();
-    total[r] = _mm512_setzero_si512();
+    fold.sums[r] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_si512()};
   }
-  for (int c = 0; c < count; c += 16) {
-    const __mmask16 lanes = first_lanes(count - c);
-    const int at = group * width + begin + c;
-    const __m512 scale = load_halves(parts.scales, at, lanes);
-    __m512 minimum = _mm512_setzero_ps();
-    if (f.has_min) minimum = load_halves(parts.minima, at, lanes);
-    TERSE_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const __m512 q = _mm512_maskz_loadu_ps(
-          lanes, queries + static_cast<std::ptrdiff_t>(r) * width + begin + c);
-      const __m512 x = _mm512_mul_ps(q, scale);
-      _mm512_store_ps(folded->words[r] + c, x);
-      peak[r] = max_magnitude(peak[r], x);
-      offset[r] = _mm512_fmadd_ps(q, minimum, offset[r]);  // NaN where q is not finite
-    }
-  }
+  const __mmask16 rest = first_lanes(count % 16);
+  int c = 0;
+  for (; c + 16 <= count; c += 16) fold.template measure<true>(c, rest);
+  if (c < count) fold.template measure<false>(c, rest);
   FixedScales fixed;
-  set_scales(max_each(peak[0], peak[1], peak[2], peak[3]), &fixed);
+  set_scales(max_each(fold.sums[0].peak, fold.sums[1].peak, fold.sums[2].peak, fold.sums[3].peak),
+             &fixed);
+  __m512 inverse[R];
   TERSE_UNROLL
-  for (int r = 0; r < R; ++r) {
-    const __m512 inverse = _mm512_set1_ps(fixed.inverse[r]);
-    for (int c = 0; c < count; c += 16) {
-      float* words = folded->words[r] + c;
-      _mm512_store_si512(words, split_bytes(_mm512_load_ps(words), inverse, &total[r]));
-    }
-  }
+  for (int r = 0; r < R; ++r) inverse[r] = _mm512_set1_ps(fixed.inverse[r]);
+  for (c = 0; c + 16 <= count; c += 16) fold.template split<true>(c, rest, inverse, folded);
+  if (c < count) fold.template split<false>(c, rest, inverse, folded);
   alignas(16) int totals[affine_rows];
   alignas(16) float offsets[affine_rows];
   _mm_store_si128(reinterpret_cast<__m128i*>(totals),
-                  sum_each(total[0], total[1], total[2], total[3]));
-  _mm_store_ps(offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
+                  sum_each(fold.sums[0].total, fold.sums[1].total, fold.sums[2].total,
+                           fold.sums[3].total));
+  _mm_store_ps(offsets, sum_each(fold.sums[0].offset, fold.sums[1].offset, fold.sums[2].offset,
+                                 fold.sums[3].offset));
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
     folded->centres[r] = centre_share(f, totals[r], round_up(count, 16));

@@ -128,7 +128,11 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
       const __mmask16 own = n == NT - 1 ? lanes : static_cast<__mmask16>(0xffff);
       const __m512 dot = combine(sum[n][r][0], sum[n][r][1], sum[n][r][2]);
       const __m512 block = _mm512_fmadd_ps(dot, scale, offset);
-      _mm512_mask_storeu_ps(out, own, _mm512_add_ps(block, _mm512_maskz_loadu_ps(own, out)));
+      if (own == 0xffff) {  // masked stores are slow on some processors
+        _mm512_storeu_ps(out, _mm512_add_ps(block, _mm512_loadu_ps(out)));
+      } else {
+        _mm512_mask_storeu_ps(out, own, _mm512_add_ps(block, _mm512_maskz_loadu_ps(own, out)));
+      }
     }
   }
 }

@@ -27,13 +27,13 @@ void decode_elements(const CodecContext& context, const std::byte* block, float*
   }
 }
 
-/// fp16 storage with room for `tokens`, as fp32 with 64 tokens per key channel.
-inline void decode_exact(const CodecContext& context, const std::byte* block, int tokens,
-                         float* out) noexcept {
-  for (int t = 0; t < tokens; ++t) {
-    for (int c = 0; c < context.width; ++c) {
-      const int at = context.side == Side::key ? c * block_tokens + t : t * context.width + c;
-      out[at] = Identity::load(context, block, tokens, t, c);
+/// fp16 keys in storage with room for `tokens`, as fp32 `[channel, 64]`; the places beyond are 0.
+inline void decode_exact_keys(const CodecContext& context, const std::byte* block, int tokens,
+                              float* out) noexcept {
+  for (int c = 0; c < context.width; ++c) {
+    for (int t = 0; t < block_tokens; ++t) {
+      out[c * block_tokens + t] =
+          t < tokens ? Identity::load(context, block, tokens, t, c) : 0.0f;
     }
   }
 }

@@ -24,8 +24,9 @@ struct SoftmaxState {
 struct KernelTable {
   const char* name;
 
-  /// scores[row][t] = sum_c queries[row][c] * keys[c][t] for t < tokens (a multiple of 16, <= 64).
-  /// `next` points at the bytes that the following call will read, or is null: a prefetch hint.
+  /// scores[row][t] = sum_c queries[row][c] * keys[c][t] for t < tokens (a multiple of 16, <= 64);
+  /// keys[c][t] lies at keys[c * tokens + t].
+  /// `next` points at a block of the same size that will be read soon, or is null: a prefetch hint.
   void (*scores_f32)(const float* queries, int rows, int width, const float* keys, int tokens,
                      float* scores);
   void (*scores_f16)(const float* queries, int rows, int width, const F16* keys, int tokens,
@@ -62,6 +63,11 @@ struct KernelTable {
   /// into 0, and updates `state`. Returns the factor by which earlier sums must be multiplied
   /// (1 if the maximum did not change). `mask` must not be 0.
   float (*softmax_block)(float* scores, std::uint64_t mask, SoftmaxState* state);
+
+  /// softmax_block of `rows` rows that share a mask; also multiplies each row of `accumulators
+  /// [row, width]` by its factor.
+  void (*softmax_rows)(float* scores, int rows, std::uint64_t mask, SoftmaxState* states, int width,
+                       float* accumulators);
 
   /// x[i] *= factor.
   void (*scale)(float* x, int count, float factor);

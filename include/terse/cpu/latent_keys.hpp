@@ -60,7 +60,7 @@ void rebuild_keys(const Ref& r, const KernelTable& table, int kv_head, int token
   const int head_dim = r.shape.head_dim;
   table.scores_f32(r.factors.key_up + static_cast<std::size_t>(kv_head * head_dim) *
                                           static_cast<std::size_t>(r.shape.key_width),
-                   head_dim, r.shape.key_width, latents, tokens, rebuilt);
+                   head_dim, r.shape.key_width, latents, block_tokens, rebuilt);
   for (int pair = 0; pair < r.rope.rotary_dim / 2; ++pair) {
     const float* cosines = angles + static_cast<std::size_t>(pair) * 2 * block_tokens;
     const float* sines = cosines + block_tokens;

@@ -19,17 +19,17 @@ inline float as_float(float x) noexcept { return x; }
 inline float as_float(F16 x) noexcept { return to_float(x); }
 inline float as_float(std::uint8_t x) noexcept { return from_e4m3(x); }
 
-/// exp(x) for x <= 0, relative error below 2e-7; 0 for -infinity.
+/// exp(x) for x <= 0, relative error below 2e-7; 0 for -infinity, NaN for NaN. Products that need
+/// every bit are exact here, so it does not matter whether the compiler fuses them.
 inline float exp_nonpositive(float x) noexcept {
-  const float floored = x < exp_floor ? exp_floor : x;
-  if (!(floored <= 0.0f)) return floored - floored + 1.0f;  // NaN stays NaN
-  const int n = round_half_even(floored * log2_e);
+  if (x < exp_floor) return 0.0f;
+  if (!(x <= 0.0f)) return x;  // NaN
+  const int n = round_half_even(x * log2_e);
   const auto steps = static_cast<float>(n);
-  const float r = fused_multiply_add(-steps, ln_2_low,
-                                     fused_multiply_add(-steps, ln_2_high, floored));
-  float g = exp_g[4];
-  for (int i = 3; i >= 0; --i) g = fused_multiply_add(g, r, exp_g[i]);
-  const float y = fused_multiply_add(r * r, g, r) + 1.0f;
+  const float r = (x - steps * 0.693359375f) + steps * 2.12194440e-4f;
+  const float g =
+      exp_g[0] + r * (exp_g[1] + r * (exp_g[2] + r * (exp_g[3] + r * exp_g[4])));
+  const float y = (r * r * g + r) + 1.0f;
   // Two factors, because 2^n alone leaves the normal numbers before the product does.
   const int half = n / 2;
   const auto power = [](int e) {
@@ -95,6 +95,14 @@ inline void values_e4m3(const float* probabilities, int rows, int width, const s
   values(probabilities, rows, width, v, tokens, accumulators);
 }
 
+/// A code of at most 8 bits times an fp16 scale is exact, so a sum rounds once, fused or not.
+inline float decode_one(const AffineFormat& f, const AffineParts& parts, unsigned code,
+                        int param) noexcept {
+  const float x = (static_cast<float>(code) - f.centre) *
+                  terse::detail::load_half(parts.scales, param);
+  return f.has_min ? x + terse::detail::load_half(parts.minima, param) : x;
+}
+
 /// Decodes channels [begin, end) of all 64 tokens, `[channel, token]` or `[token, channel]`.
 template <int Bits>
 void decode_channels(const AffineFormat& f, Side side, int width, const AffineParts& parts,
@@ -102,13 +110,8 @@ void decode_channels(const AffineFormat& f, Side side, int width, const AffinePa
   for (int c = begin; c < end; ++c) {
     for (int t = 0; t < block_tokens; ++t) {
       const unsigned code = load_code<Bits>(parts.codes, code_place<Bits>(side, width, t, c));
-      const int i = affine_param_index(f, width, t, c);
-      const float scale = terse::detail::load_half(parts.scales, i);
-      const float centred = static_cast<float>(code) - f.centre;
-      const float x = f.has_min ? fused_multiply_add(centred, scale,
-                                                     terse::detail::load_half(parts.minima, i))
-                                : centred * scale;
-      out[side == Side::key ? (c - begin) * block_tokens + t : t * (end - begin) + c - begin] = x;
+      out[side == Side::key ? (c - begin) * block_tokens + t : t * (end - begin) + c - begin] =
+          decode_one(f, parts, code, affine_param_index(f, width, t, c));
     }
   }
 }
@@ -187,8 +190,18 @@ inline float softmax_block(float* scores, std::uint64_t mask, SoftmaxState* stat
   }
   const float factor = maximum == state->max ? 1.0f : exp_nonpositive(state->max - maximum);
   state->max = maximum;
-  state->sum = fused_multiply_add(state->sum, factor, sum);
+  state->sum = state->sum * factor + sum;
   return factor;
+}
+
+inline void softmax_rows(float* scores, int rows, std::uint64_t mask, SoftmaxState* states,
+                         int width, float* accumulators) {
+  for (int row = 0; row < rows; ++row) {
+    const float factor = softmax_block(scores + row * block_tokens, mask, states + row);
+    if (factor == 1.0f) continue;
+    float* out = accumulators + static_cast<std::size_t>(row) * static_cast<std::size_t>(width);
+    for (int c = 0; c < width; ++c) out[c] *= factor;
+  }
 }
 
 inline void scale(float* x, int count, float factor) {
@@ -209,6 +222,7 @@ inline constexpr KernelTable table{
     .values_affine = values_affine,
     .decode_affine = decode_affine,
     .softmax_block = softmax_block,
+    .softmax_rows = softmax_rows,
     .scale = scale,
 };
 
