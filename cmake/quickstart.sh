@@ -295,6 +295,20 @@ run_demo() {
   if ! names --text "$@"; then
     arguments+=(--text "$cache/text/persuasion.txt" --text "$cache/text/emma.txt")
   fi
+  if ! names --haystack "$@"; then
+    arguments+=(--haystack "$cache/text/emma.txt")
+  fi
+  if ! names --calibration-text "$@"; then
+    arguments+=(--calibration-text "$cache/text/sense_and_sensibility.txt")
+  fi
+  local kind results
+  results=$(dirname "$(build_dir)")/demo
+  make_folder "$results" TERSE_BUILD_DIR
+  for kind in csv markdown svg json; do
+    if ! names "--$kind" "$@"; then
+      arguments+=("--$kind" "$results/results.$kind")
+    fi
+  done
   say "running evaluate_policies"
   TERSE_CACHE_DIR=$cache exec "$(build_dir)/bin/evaluate_policies" "${arguments[@]}" "$@"
 }

@@ -14,3 +14,4 @@
 #include "terse/quant/kivi.hpp"
 #include "terse/quant/q4_0.hpp"
 #include "terse/quant/q8_0.hpp"
+#include "terse/version.hpp"

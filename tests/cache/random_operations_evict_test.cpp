@@ -57,6 +57,15 @@ TEST_CASE("window without re-indexing on identity, pages per head", "[random_ope
   REQUIRE(run.go() == "");
 }
 
+TEST_CASE("short window on KIVI-4 in long steps, paged", "[random_operations]") {
+  using P = Compose<Kivi4R128, SinkWindow>;
+  RandomOperations<PagedLayout<>, P> run(
+      {.max_tokens = 512, .max_step_tokens = 200, .operations = 6000, .seed = 38, .long_steps = true},
+      {.eviction = {.sink_tokens = 0, .window_tokens = 10},
+       .tail = TailSpec{.min_tokens = 70, .granule_tokens = 64}});
+  REQUIRE(run.go() == "");
+}
+
 TEST_CASE("Attention-Gate on int8, pages per head", "[random_operations]") {
   using P = Compose<Int8, AttentionGate>;
   RandomOperations<PerHead, P> run(

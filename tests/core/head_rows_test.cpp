@@ -68,7 +68,8 @@ TEST_CASE("stores round to nearest and touch their vector only") {
   std::vector<F16> halves(rows * heads * channels, F16{0x1234});
   std::vector<BF16> brains(rows * heads * channels, BF16{0x1234});
   std::vector<float> floats(rows * heads * channels, -1.0f);
-  MutableHeadRows::dense(halves.data(), Scalar::f16, heads, channels).store(1, 1, channels, x.data());
+  MutableHeadRows::dense(halves.data(), Scalar::f16, heads, channels)
+      .store(1, 1, channels, x.data());
   MutableHeadRows::dense(brains.data(), Scalar::bf16, heads, channels)
       .store(1, 1, channels, x.data());
   MutableHeadRows::dense(floats.data(), Scalar::f32, heads, channels)

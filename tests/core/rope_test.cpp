@@ -42,8 +42,8 @@ TEST_CASE("a pair is turned as a complex number") {
     for (int i = 0; i < 4; ++i) {
       const auto a = static_cast<std::size_t>(pairing == RopePairing::half_split ? i : 2 * i);
       const auto b = pairing == RopePairing::half_split ? a + 4 : a + 1;
-      const auto want = std::complex<double>(x[a], x[b]) *
-                        std::polar(1.0, 7 * std::pow(100.0, -2.0 * i / 8));
+      const auto want =
+          std::complex<double>(x[a], x[b]) * std::polar(1.0, 7 * std::pow(100.0, -2.0 * i / 8));
       CHECK(turned[a] == Approx(want.real()).margin(1e-6));
       CHECK(turned[b] == Approx(want.imag()).margin(1e-6));
     }

@@ -22,8 +22,8 @@ BF16 bf16(unsigned bits) { return {static_cast<std::uint16_t>(bits)}; }
 double f16_value(unsigned bits) {
   const int exponent = static_cast<int>(bits >> 10 & 31u);
   const double mantissa = bits & 1023u;
-  const double magnitude = exponent == 0 ? std::ldexp(mantissa, -24)
-                                         : std::ldexp(1024 + mantissa, exponent - 25);
+  const double magnitude =
+      exponent == 0 ? std::ldexp(mantissa, -24) : std::ldexp(1024 + mantissa, exponent - 25);
   return (bits & 0x8000u) != 0 ? -magnitude : magnitude;
 }
 

@@ -8,6 +8,7 @@
 #include "terse/quant/kivi.hpp"
 #include "terse/quant/q4_0.hpp"
 #include "terse/quant/q8_0.hpp"
+
 #include "tests/cpu/kernel_inputs.hpp"
 #include "tests/support/catch.hpp"
 
@@ -71,8 +72,8 @@ void check_scores(const terse::cpu::KernelTable& table, int width, Shape shape, 
   const terse::AffineFormat& format = Codec::affine_format;
   const auto seed = static_cast<std::uint64_t>(width * 100 + rows);
   const EncodedBlock block = encode<Codec>(Side::key, width, shape, seed);
-  const std::vector<float> queries =
-      make_matrix(shape == Shape::outliers ? Shape::outliers : Shape::normal, rows, width, seed + 1);
+  const std::vector<float> queries = make_matrix(
+      shape == Shape::outliers ? Shape::outliers : Shape::normal, rows, width, seed + 1);
   const std::size_t bytes = table.prepared_bytes(format, rows, width);
   REQUIRE(bytes % 64 == 0);
   std::vector<std::byte> prepared(bytes + 64);
@@ -237,7 +238,8 @@ TEST_CASE("other group sizes, and groups that no vector aligns with") {
 TEST_CASE("a row's result does not depend on the rows beside it") {
   constexpr int width = 80;
   const auto& format = terse::Kivi2::value_codec::affine_format;
-  const EncodedBlock block = encode<terse::Kivi2::value_codec>(Side::value, width, Shape::normal, 3);
+  const EncodedBlock block =
+      encode<terse::Kivi2::value_codec>(Side::value, width, Shape::normal, 3);
   const std::vector<float> p = make_matrix(Shape::one_sign, 7, block_tokens, 4);
   for (const terse::cpu::KernelTable* table : available_tables()) {
     INFO(table->name);

@@ -6,6 +6,7 @@
 
 #include "terse/core/scalar.hpp"
 #include "terse/quant/fp8.hpp"
+
 #include "tests/cpu/kernel_inputs.hpp"
 #include "tests/support/catch.hpp"
 

@@ -55,11 +55,21 @@ inline std::vector<float> make_matrix(Shape shape, int rows, int columns, std::u
     for (int c = 0; c < columns; ++c, ++i) {
       const float n = numbers.normal();
       switch (shape) {
-        case Shape::normal: x[i] = n; break;
-        case Shape::outliers: x[i] = c % 13 == 5 ? 40.0f * n + 90.0f : n; break;
-        case Shape::zeros: x[i] = 0.0f; break;
-        case Shape::tiny: x[i] = 1e-4f * n; break;
-        case Shape::one_sign: x[i] = std::fabs(n) + 3.0f; break;
+        case Shape::normal:
+          x[i] = n;
+          break;
+        case Shape::outliers:
+          x[i] = c % 13 == 5 ? 40.0f * n + 90.0f : n;
+          break;
+        case Shape::zeros:
+          x[i] = 0.0f;
+          break;
+        case Shape::tiny:
+          x[i] = 1e-4f * n;
+          break;
+        case Shape::one_sign:
+          x[i] = std::fabs(n) + 3.0f;
+          break;
       }
     }
   }

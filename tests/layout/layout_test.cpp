@@ -18,4 +18,5 @@ struct NoPaging {
 TEST_CASE("a layout answers two questions") {
   static_assert(terse::Layout<Complete>);
   static_assert(!terse::Layout<NoPaging> && !terse::Layout<int>);
+  static_assert(NoPaging::head_paging == Complete::head_paging);
 }

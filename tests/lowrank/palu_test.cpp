@@ -2,6 +2,7 @@
 #include "terse/lowrank/palu.hpp"
 
 #include "terse/policy/compose.hpp"
+
 #include "tests/support/catch.hpp"
 
 using namespace terse;

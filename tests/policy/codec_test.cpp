@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "terse/policy/identity.hpp"
+
 #include "tests/support/catch.hpp"
 
 using namespace terse;

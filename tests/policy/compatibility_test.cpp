@@ -3,6 +3,7 @@
 #include "terse/policy/compatibility.hpp"
 
 #include "terse/policy/identity.hpp"
+
 #include "tests/support/catch.hpp"
 
 using namespace terse;

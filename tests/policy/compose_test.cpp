@@ -11,6 +11,7 @@
 #include "terse/quant/int4_rotated.hpp"
 #include "terse/quant/int8.hpp"
 #include "terse/quant/kivi.hpp"
+
 #include "tests/support/catch.hpp"
 
 using namespace terse;

@@ -6,6 +6,7 @@
 #include "terse/evict/attention_gate.hpp"
 #include "terse/evict/h2o.hpp"
 #include "terse/evict/streaming_llm.hpp"
+
 #include "tests/policy/token_unit.hpp"
 #include "tests/support/catch.hpp"
 

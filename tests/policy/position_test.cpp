@@ -4,6 +4,7 @@
 #include "terse/evict/streaming_llm.hpp"
 #include "terse/lowrank/palu.hpp"
 #include "terse/policy/compose.hpp"
+
 #include "tests/support/catch.hpp"
 
 using namespace terse;

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "terse/lowrank/palu.hpp"
+
 #include "tests/support/catch.hpp"
 
 using namespace terse;

@@ -16,7 +16,7 @@ TEST_CASE("the rule of the design, for all positions and parameters") {
       for (std::int64_t p = 0; p < 1000; ++p) {
         const std::int64_t sealed = tail.sealed_before(p);
         REQUIRE(sealed % granule == 0);
-        REQUIRE(sealed >= last);                             // nothing is ever un-sealed
+        REQUIRE(sealed >= last);  // nothing is ever un-sealed
         REQUIRE(p + 1 - sealed >= min_tokens - (p + 1 < min_tokens ? min_tokens : 0));
         REQUIRE(p + 1 - sealed < min_tokens + granule + (min_tokens == 0 ? 1 : 0));
         last = sealed;

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "terse/quant/int4_rotated.hpp"
+
 #include "tests/quant/codec_block.hpp"
 #include "tests/support/catch.hpp"
 
@@ -17,7 +18,8 @@ namespace {
 /// Rounding of one number to fp16, relative.
 constexpr double half_rounding = 0x1p-11;
 
-constexpr AffineSpec min_max(int bits, int group, Granularity granularity = Granularity::per_token) {
+constexpr AffineSpec min_max(int bits, int group,
+                             Granularity granularity = Granularity::per_token) {
   return {.bits = bits, .granularity = granularity, .group = group, .rule = ScaleRule::min_max};
 }
 template <int Bits, int Group>

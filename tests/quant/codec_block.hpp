@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "terse/policy/codec.hpp"
+
 #include "tests/support/random.hpp"
 
 namespace terse::tests {

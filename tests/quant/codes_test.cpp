@@ -8,8 +8,8 @@
 
 using terse::block_tokens;
 using terse::code_place;
-using terse::codes_bytes;
 using terse::CodePlace;
+using terse::codes_bytes;
 using terse::load_code;
 using terse::Side;
 using terse::store_code;
@@ -17,7 +17,7 @@ using terse::stored_channels;
 
 namespace {
 
-constexpr int widths[] = {1,  3,  4,  16,  17,  20,  32,  48,  64,  70,  80,
+constexpr int widths[] = {1,  3,   4,   16,  17,  20,  32,  48,  64,  70,  80,
                           96, 100, 112, 128, 144, 160, 192, 240, 255, 256, 576};
 
 template <int Bits>
@@ -69,8 +69,8 @@ void check_store_and_load(Side side, int width) {
   bool same = true;
   for (int t = 0; t < block_tokens; ++t) {
     for (int c = 0; c < width; ++c) {
-      same = same && load_code<Bits>(bytes.data(), code_place<Bits>(side, width, t, c)) ==
-                         code_at(t, c);
+      same = same &&
+             load_code<Bits>(bytes.data(), code_place<Bits>(side, width, t, c)) == code_at(t, c);
     }
   }
   CHECK(same);

@@ -16,8 +16,8 @@ namespace {
 double definition(unsigned code) {
   const int exponent = static_cast<int>(code >> 3 & 15u);
   const double mantissa = code & 7u;
-  const double magnitude = exponent == 0 ? std::ldexp(mantissa / 8, -6)
-                                         : std::ldexp(1 + mantissa / 8, exponent - 7);
+  const double magnitude =
+      exponent == 0 ? std::ldexp(mantissa / 8, -6) : std::ldexp(1 + mantissa / 8, exponent - 7);
   return (code & 0x80u) != 0 ? -magnitude : magnitude;
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "terse/policy/codec.hpp"
+
 #include "tests/quant/codec_block.hpp"
 #include "tests/support/catch.hpp"
 

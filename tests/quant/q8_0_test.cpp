@@ -39,8 +39,9 @@ TEST_CASE("decoded numbers are those of the block format, bit for bit") {
 TEST_CASE("halves and their neighbours are rounded as by roundf") {
   // max 127 makes the scale 1, so numbers are their own codes.
   std::vector<float> x(64 * 32, 0.0f);
-  const float token[] = {127.0f, 0.5f, -0.5f, 1.5f, -1.5f, 2.5f, 126.5f, 0.49999997f, -0.49999997f,
-                         1.4999999f, 2.4999998f, 125.49999f, -127.0f};
+  const float token[] = {127.0f,     0.5f,       -0.5f,       1.5f,         -1.5f,
+                         2.5f,       126.5f,     0.49999997f, -0.49999997f, 1.4999999f,
+                         2.4999998f, 125.49999f, -127.0f};
   for (std::size_t t = 0; t < 64; ++t) {
     for (std::size_t i = 0; i < std::size(token); ++i) x[t * 32 + i] = token[i];
   }

@@ -41,6 +41,7 @@ struct RandomRun {
   std::uint64_t seed = 1;
   int attend_every = 12;
   bool allow_reencoding = true;
+  bool long_steps = false;  ///< mostly steps of up to max_step_tokens
 };
 
 template <Layout L, class P>
@@ -257,7 +258,7 @@ class RandomOperations {
     std::vector<StepPart> parts;
     for (int i = 0; i < num_sequences; ++i) {
       if (!alive(i) || random_.below(3) == 0) continue;
-      const int kind = random_.below(8);
+      const int kind = run_.long_steps ? 3 + random_.below(10) : random_.below(8);
       const int tokens = kind < 4 ? 1 : kind < 7 ? 1 + random_.below(9) : 1 + random_.below(run_.max_step_tokens);
       parts.push_back({ids_[i], tokens});
     }

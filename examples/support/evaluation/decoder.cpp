@@ -47,8 +47,10 @@ double decode_speed(const LlamaModel& model, const SessionConfig& config, Sessio
   std::minstd_rand generator(1);
   std::uniform_real_distribution<float> uniform(-1.0f, 1.0f);
   const int step = std::min(config.max_step_tokens, 64);
-  // Wide enough for every layer's vectors or latents of a step.
-  std::vector<float> keys(static_cast<std::size_t>(step * shape.hidden)), values(keys.size());
+  steps = std::min(steps, length_tokens / 2);
+  // Wide enough for every layer's vectors or latents of a step: ranks do not exceed the heads.
+  std::vector<float> keys(static_cast<std::size_t>(step * shape.kv_heads * shape.head_dim));
+  std::vector<float> values(keys.size());
   for (float& x : keys) x = uniform(generator);
   for (float& x : values) x = uniform(generator);
   for (int t = 0; t < length_tokens - steps; t += step) {
@@ -60,7 +62,7 @@ double decode_speed(const LlamaModel& model, const SessionConfig& config, Sessio
   }
   std::vector<double> seconds;
   for (int i = 0; i < steps; ++i) {
-    const std::int32_t token = 1000 + i;
+    const std::int32_t token = (1000 + i) % shape.vocabulary;
     const auto begin = std::chrono::steady_clock::now();
     (void)decode(model, config, session, {&token, 1}, length_tokens - steps + i);
     seconds.push_back(

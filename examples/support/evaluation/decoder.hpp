@@ -14,9 +14,9 @@ namespace terse::examples {
                                         Session& session, std::span<const std::int32_t> tokens,
                                         int position);
 
-/// Decoded tokens per second at a cache of `length_tokens` tokens: the median of `steps` single-token
-/// steps of the whole model. The cache is filled with pseudo-random vectors, whose values do not
-/// change the work.
+/// Decoded tokens per second at a cache of `length_tokens` tokens: the median of `steps`
+/// single-token steps of the whole model, at most half of the length. The cache is filled with
+/// pseudo-random vectors, whose values do not change the work.
 [[nodiscard]] double decode_speed(const LlamaModel& model, const SessionConfig& config,
                                   Session& session, int length_tokens, int steps);
 

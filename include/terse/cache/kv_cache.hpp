@@ -12,6 +12,7 @@
 #include "terse/cache/evict.hpp"
 #include "terse/cache/fork.hpp"
 #include "terse/cache/memory_plan.hpp"
+#include "terse/cache/save.hpp"
 #include "terse/cache/schedule.hpp"
 #include "terse/cache/steps.hpp"
 #include "terse/core/host_array.hpp"
@@ -421,6 +422,104 @@ class KVCache {
     return usage;
   }
 
+  // --- saving --------------------------------------------------------------------------------
+
+  /// Bytes that save writes for a sequence, exactly.
+  [[nodiscard]] Expected<std::size_t> saved_bytes(SequenceId sequence) const noexcept {
+    if (Status s = check_idle(sequence); !s.ok()) return s;
+    std::size_t bytes = sizeof(detail::SaveHeader);
+    for_each_store([&](const auto& store) {
+      bytes += sizeof(detail::ClassHeader) + detail::payload_bytes(store, sequence.index);
+    });
+    return bytes;
+  }
+
+  /// Writes a sequence as self-describing bytes. `model_fingerprint`: any number that names the
+  /// model, checked by load.
+  Status save(SequenceId sequence, std::uint64_t model_fingerprint, Span<std::byte> out) noexcept {
+    const Expected<std::size_t> need = saved_bytes(sequence);
+    if (!need.ok()) return need.status();
+    if (out.data() == nullptr || out.size() < *need) {
+      return error(StatusCode::buffer_too_small,
+                   "terse::KVCache::save: the buffer is smaller than saved_bytes; detail: bytes",
+                   static_cast<std::int64_t>(*need));
+    }
+    detail::SaveHeader header;
+    header.num_classes = static_cast<std::uint32_t>(num_classes);
+    header.total_bytes = *need;
+    header.model_fingerprint = model_fingerprint;
+    header.length_tokens = sequences_[sequence.index].length_tokens;
+    header.checksum = detail::fingerprint(&header, sizeof header);
+    std::memcpy(out.data(), &header, sizeof header);
+    std::byte* at = out.data() + sizeof header;
+    for_each_store([&](auto& store) {
+      detail::ClassHeader own;
+      own.identity = detail::class_identity(store);
+      own.payload_bytes = detail::payload_bytes(store, sequence.index);
+      detail::write_payload(store, sequence.index, at + sizeof own);
+      own.checksum =
+          detail::fingerprint(at + sizeof own, static_cast<std::size_t>(own.payload_bytes));
+      std::memcpy(at, &own, sizeof own);
+      at += sizeof own + own.payload_bytes;
+    });
+    return {};
+  }
+
+  /// A new sequence from saved bytes. Magic, version, sizes, checksums, policy, shape and model are
+  /// checked first; a failure changes nothing.
+  [[nodiscard]] Expected<SequenceId> load(Span<const std::byte> in,
+                                          std::uint64_t model_fingerprint) noexcept {
+    if (in_step_) return inside_step();
+    detail::SaveHeader header;
+    if (in.data() == nullptr || in.size() < sizeof header) {
+      return error(StatusCode::corrupt_data, "terse::KVCache::load: no room for a header");
+    }
+    std::memcpy(&header, in.data(), sizeof header);
+    detail::SaveHeader unsigned_header = header;
+    unsigned_header.checksum = 0;
+    if (header.magic != detail::save_magic) {
+      return error(StatusCode::corrupt_data, "terse::KVCache::load: not a saved sequence");
+    }
+    if (header.version != detail::save_version) {
+      return error(StatusCode::mismatch, "terse::KVCache::load: another format version",
+                   header.version);
+    }
+    if (detail::fingerprint(&unsigned_header, sizeof unsigned_header) != header.checksum ||
+        header.total_bytes != in.size() || header.length_tokens < 0 ||
+        header.length_tokens > 0x7fffffff) {
+      return error(StatusCode::corrupt_data,
+                   "terse::KVCache::load: the header is damaged or the "
+                   "bytes are cut off");
+    }
+    if (header.model_fingerprint != model_fingerprint) {
+      return error(StatusCode::mismatch, "terse::KVCache::load: saved for another model");
+    }
+    if (header.num_classes != static_cast<std::uint32_t>(num_classes)) {
+      return error(StatusCode::mismatch, "terse::KVCache::load: another number of policy classes",
+                   header.num_classes);
+    }
+    Status status{};
+    std::size_t at = sizeof header;
+    for_each_store([&](auto& store) {
+      if (status.ok()) status = check_payload(store, in, header.length_tokens, &at);
+    });
+    if (status.ok() && at != in.size()) {
+      status = error(StatusCode::corrupt_data, "terse::KVCache::load: bytes are left over");
+    }
+    if (!status.ok()) return status;
+    Expected<SequenceId> sequence = create_sequence();
+    if (!sequence.ok()) return sequence;
+    at = sizeof header;
+    for_each_store([&](auto& store) {
+      detail::ClassHeader own;
+      std::memcpy(&own, in.data() + at, sizeof own);
+      detail::read_payload(store, sequence->index, in.data() + at + sizeof own);
+      at += sizeof own + static_cast<std::size_t>(own.payload_bytes);
+    });
+    sequences_[sequence->index].length_tokens = header.length_tokens;
+    return sequence;
+  }
+
   // --- views ---------------------------------------------------------------------------------
 
   /// The view of a layer that attend takes. Valid until the cache is destroyed.
@@ -644,6 +743,44 @@ class KVCache {
     if (layer < 0 || layer >= config_.num_layers) {
       return error(StatusCode::invalid_argument, "terse::KVCache: layer out of range", layer);
     }
+    return {};
+  }
+
+  /// Checks the class section at `*at` and moves behind it.
+  template <class Store>
+  Status check_payload(Store& store, Span<const std::byte> in, std::int64_t length,
+                       std::size_t* at) noexcept {
+    detail::ClassHeader own;
+    if (in.size() - *at < sizeof own) {
+      return error(StatusCode::corrupt_data, "terse::KVCache::load: a section is cut off");
+    }
+    std::memcpy(&own, in.data() + *at, sizeof own);
+    *at += sizeof own;
+    if (own.identity != detail::class_identity(store)) {
+      return error(StatusCode::mismatch,
+                   "terse::KVCache::load: saved under another layout, policy or shape");
+    }
+    if (own.payload_bytes > in.size() - *at) {
+      return error(StatusCode::corrupt_data, "terse::KVCache::load: a section is cut off");
+    }
+    const std::byte* payload = in.data() + *at;
+    if (detail::fingerprint(payload, static_cast<std::size_t>(own.payload_bytes)) != own.checksum) {
+      return error(StatusCode::corrupt_data, "terse::KVCache::load: a checksum does not match");
+    }
+    const std::int64_t pages =
+        detail::count_payload_pages(store, payload, own.payload_bytes, length);
+    if (pages < 0) {
+      return error(StatusCode::corrupt_data,
+                   "terse::KVCache::load: the lengths in a section contradict each other");
+    }
+    if constexpr (L::paged) {
+      if (pages > store.pool.free_pages()) {
+        return error(StatusCode::no_free_pages,
+                     "terse::KVCache::load: the pool lacks pages; detail: pages missing",
+                     pages - store.pool.free_pages());
+      }
+    }
+    *at += static_cast<std::size_t>(own.payload_bytes);
     return {};
   }
 

@@ -212,10 +212,18 @@ TERSE_TARGET_AVX2 void scores_bits(const AffineFormat& f, int width, const Affin
     float* out = scores + static_cast<std::ptrdiff_t>(row) * block_tokens;
     const std::byte* hint = row == 0 && next != nullptr ? next : parts.codes;
     switch (rows - row) {
-      case 1: scores_rows<Bits, 1>(f, width, parts, q, out, hint); break;
-      case 2: scores_rows<Bits, 2>(f, width, parts, q, out, hint); break;
-      case 3: scores_rows<Bits, 3>(f, width, parts, q, out, hint); break;
-      default: scores_rows<Bits, 4>(f, width, parts, q, out, hint); break;
+      case 1:
+        scores_rows<Bits, 1>(f, width, parts, q, out, hint);
+        break;
+      case 2:
+        scores_rows<Bits, 2>(f, width, parts, q, out, hint);
+        break;
+      case 3:
+        scores_rows<Bits, 3>(f, width, parts, q, out, hint);
+        break;
+      default:
+        scores_rows<Bits, 4>(f, width, parts, q, out, hint);
+        break;
     }
   }
 }
@@ -229,10 +237,18 @@ TERSE_TARGET_AVX2 void values_bits(const AffineFormat& f, int width, const Affin
     float* out = accumulators + static_cast<std::ptrdiff_t>(row) * width;
     const std::byte* hint = row == 0 && next != nullptr ? next : parts.codes;
     switch (rows - row) {
-      case 1: values_rows<Bits, 1>(f, width, parts, p, out, hint); break;
-      case 2: values_rows<Bits, 2>(f, width, parts, p, out, hint); break;
-      case 3: values_rows<Bits, 3>(f, width, parts, p, out, hint); break;
-      default: values_rows<Bits, 4>(f, width, parts, p, out, hint); break;
+      case 1:
+        values_rows<Bits, 1>(f, width, parts, p, out, hint);
+        break;
+      case 2:
+        values_rows<Bits, 2>(f, width, parts, p, out, hint);
+        break;
+      case 3:
+        values_rows<Bits, 3>(f, width, parts, p, out, hint);
+        break;
+      default:
+        values_rows<Bits, 4>(f, width, parts, p, out, hint);
+        break;
     }
   }
 }
@@ -246,9 +262,12 @@ TERSE_TARGET_AVX2 inline void scores_affine(const AffineFormat& f, int width,
   }
   const AffineParts parts(f, Side::key, width, record);
   switch (f.bits) {
-    case 2: return scores_bits<2>(f, width, parts, queries, rows, scores, next);
-    case 4: return scores_bits<4>(f, width, parts, queries, rows, scores, next);
-    default: return scores_bits<8>(f, width, parts, queries, rows, scores, next);
+    case 2:
+      return scores_bits<2>(f, width, parts, queries, rows, scores, next);
+    case 4:
+      return scores_bits<4>(f, width, parts, queries, rows, scores, next);
+    default:
+      return scores_bits<8>(f, width, parts, queries, rows, scores, next);
   }
 }
 
@@ -260,9 +279,12 @@ TERSE_TARGET_AVX2 inline void values_affine(const AffineFormat& f, int width,
   }
   const AffineParts parts(f, Side::value, width, record);
   switch (f.bits) {
-    case 2: return values_bits<2>(f, width, parts, probabilities, rows, accumulators, next);
-    case 4: return values_bits<4>(f, width, parts, probabilities, rows, accumulators, next);
-    default: return values_bits<8>(f, width, parts, probabilities, rows, accumulators, next);
+    case 2:
+      return values_bits<2>(f, width, parts, probabilities, rows, accumulators, next);
+    case 4:
+      return values_bits<4>(f, width, parts, probabilities, rows, accumulators, next);
+    default:
+      return values_bits<8>(f, width, parts, probabilities, rows, accumulators, next);
   }
 }
 

@@ -34,8 +34,8 @@ TERSE_TARGET_AVX2 void decode_keys(const AffineFormat& f, int width, const Affin
   for (int c = 0; c < width; ++c) {
     for (int t = 0; t < block_tokens; t += 8) {
       const int vector = t / (16 * fields) * quads + c / 4;
-      const __m256i stored = load_codes(parts.codes + vector * 64 + t % 16 * 4,
-                                        c % 4 * 8 + t / 16 % fields * Bits);
+      const __m256i stored =
+          load_codes(parts.codes + vector * 64 + t % 16 * 4, c % 4 * 8 + t / 16 % fields * Bits);
       const __m256 x = centred_codes<Bits>(stored, 0, centre);
       _mm256_storeu_ps(out + static_cast<std::ptrdiff_t>(c) * block_tokens + t,
                        apply_scale(f, parts, x, affine_param_index(f, width, t, c),
@@ -88,9 +88,12 @@ TERSE_TARGET_AVX2 inline void decode_affine(const AffineFormat& f, Side side, in
   }
   const AffineParts parts(f, side, width, record);
   switch (f.bits) {
-    case 2: return decode_bits<2>(f, side, width, parts, out);
-    case 4: return decode_bits<4>(f, side, width, parts, out);
-    default: return decode_bits<8>(f, side, width, parts, out);
+    case 2:
+      return decode_bits<2>(f, side, width, parts, out);
+    case 4:
+      return decode_bits<4>(f, side, width, parts, out);
+    default:
+      return decode_bits<8>(f, side, width, parts, out);
   }
 }
 

@@ -107,11 +107,21 @@ TERSE_TARGET_AVX2 void scores(const float* queries, int rows, int width,
     float* out = scores + static_cast<std::ptrdiff_t>(row) * block_tokens;
     const int tile = dense_row_tile(rows - row);
     switch (tile) {
-      case 1: score_rows<Load, 1>(q, width, keys, tokens, out, hint); break;
-      case 2: score_rows<Load, 2>(q, width, keys, tokens, out, hint); break;
-      case 3: score_rows<Load, 3>(q, width, keys, tokens, out, hint); break;
-      case 4: score_rows<Load, 4>(q, width, keys, tokens, out, hint); break;
-      default: score_rows<Load, 6>(q, width, keys, tokens, out, hint); break;
+      case 1:
+        score_rows<Load, 1>(q, width, keys, tokens, out, hint);
+        break;
+      case 2:
+        score_rows<Load, 2>(q, width, keys, tokens, out, hint);
+        break;
+      case 3:
+        score_rows<Load, 3>(q, width, keys, tokens, out, hint);
+        break;
+      case 4:
+        score_rows<Load, 4>(q, width, keys, tokens, out, hint);
+        break;
+      default:
+        score_rows<Load, 6>(q, width, keys, tokens, out, hint);
+        break;
     }
     row += tile;
   }
@@ -167,8 +177,7 @@ TERSE_TARGET_AVX2 void value_tile(const float* probabilities, int width,
     for (int v = 0; v < NV; ++v) {
       __m256 s = sum[r][v];
       if constexpr (Load::factor != 1.0f) s = _mm256_mul_ps(s, _mm256_set1_ps(Load::factor));
-      add_to(accumulators + static_cast<std::ptrdiff_t>(r) * width + v * 8, s,
-             NV == 1 ? count : 8);
+      add_to(accumulators + static_cast<std::ptrdiff_t>(r) * width + v * 8, s, NV == 1 ? count : 8);
     }
   }
 }
@@ -200,11 +209,21 @@ TERSE_TARGET_AVX2 void values(const float* probabilities, int rows, int width,
     float* out = accumulators + static_cast<std::ptrdiff_t>(row) * width;
     const int tile = dense_row_tile(rows - row);
     switch (tile) {
-      case 1: value_rows<Load, 1>(p, width, values, tokens, out, hint); break;
-      case 2: value_rows<Load, 2>(p, width, values, tokens, out, hint); break;
-      case 3: value_rows<Load, 3>(p, width, values, tokens, out, hint); break;
-      case 4: value_rows<Load, 4>(p, width, values, tokens, out, hint); break;
-      default: value_rows<Load, 6>(p, width, values, tokens, out, hint); break;
+      case 1:
+        value_rows<Load, 1>(p, width, values, tokens, out, hint);
+        break;
+      case 2:
+        value_rows<Load, 2>(p, width, values, tokens, out, hint);
+        break;
+      case 3:
+        value_rows<Load, 3>(p, width, values, tokens, out, hint);
+        break;
+      case 4:
+        value_rows<Load, 4>(p, width, values, tokens, out, hint);
+        break;
+      default:
+        value_rows<Load, 6>(p, width, values, tokens, out, hint);
+        break;
     }
     row += tile;
   }
@@ -230,8 +249,7 @@ TERSE_INLINE_AVX2 __m256 exp_nonpositive(__m256 x) noexcept {
   __m256 g = _mm256_set1_ps(exp_g[4]);
   TERSE_UNROLL
   for (int i = 3; i >= 0; --i) g = _mm256_fmadd_ps(g, r, _mm256_set1_ps(exp_g[i]));
-  const __m256 y =
-      _mm256_add_ps(_mm256_fmadd_ps(_mm256_mul_ps(r, r), g, r), _mm256_set1_ps(1.0f));
+  const __m256 y = _mm256_add_ps(_mm256_fmadd_ps(_mm256_mul_ps(r, r), g, r), _mm256_set1_ps(1.0f));
   // Two factors, because 2^n alone leaves the normal numbers before the product does.
   const __m256i exponent = _mm256_cvtps_epi32(n);
   const __m256i half = _mm256_srai_epi32(exponent, 1);
@@ -305,7 +323,8 @@ TERSE_TARGET_AVX2 inline void softmax_rows(float* scores, int rows, std::uint64_
                                            SoftmaxState* states, int width, float* accumulators) {
   for (int row = 0; row < rows; ++row) {
     const float factor = softmax_block(scores + row * block_tokens, mask, states + row);
-    if (factor != 1.0f) scale(accumulators + static_cast<std::ptrdiff_t>(row) * width, width, factor);
+    if (factor != 1.0f)
+      scale(accumulators + static_cast<std::ptrdiff_t>(row) * width, width, factor);
   }
 }
 

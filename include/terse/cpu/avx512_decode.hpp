@@ -63,16 +63,16 @@ TERSE_TARGET_AVX512 void decode_values(const AffineFormat& f, int width, const A
     for (int c = 0; c < width; c += 16) {
       const __mmask16 lanes = first_lanes(width - c);
       const int vector = c / 16 * vectors + t / (4 * fields);
-      const __m512 x = centred_codes<Bits>(_mm512_loadu_si512(parts.codes + vector * 64), shift,
-                                           f.centre);
+      const __m512 x =
+          centred_codes<Bits>(_mm512_loadu_si512(parts.codes + vector * 64), shift, f.centre);
       const int at = affine_param_index(f, width, t, c);
       const __m512 scale = per_channel ? load_halves(parts.scales, at, lanes)
                                        : _mm512_set1_ps(terse::detail::load_half(parts.scales, at));
       __m512 y;
       if (f.has_min) {
-        const __m512 minimum =
-            per_channel ? load_halves(parts.minima, at, lanes)
-                        : _mm512_set1_ps(terse::detail::load_half(parts.minima, at));
+        const __m512 minimum = per_channel
+                                   ? load_halves(parts.minima, at, lanes)
+                                   : _mm512_set1_ps(terse::detail::load_half(parts.minima, at));
         y = _mm512_fmadd_ps(x, scale, minimum);
       } else {
         y = _mm512_mul_ps(x, scale);
@@ -97,9 +97,12 @@ TERSE_TARGET_AVX512 inline void decode_affine(const AffineFormat& f, Side side, 
   if (!covers(f, side, width)) return portable::decode_affine(f, side, width, record, out);
   const AffineParts parts(f, side, width, record);
   switch (f.bits) {
-    case 2: return decode_bits<2>(f, side, width, parts, out);
-    case 4: return decode_bits<4>(f, side, width, parts, out);
-    default: return decode_bits<8>(f, side, width, parts, out);
+    case 2:
+      return decode_bits<2>(f, side, width, parts, out);
+    case 4:
+      return decode_bits<4>(f, side, width, parts, out);
+    default:
+      return decode_bits<8>(f, side, width, parts, out);
   }
 }
 

@@ -14,8 +14,8 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
-/// How 16 stored numbers become fp32. `factor` is what is left to multiply sums by: fp8 bits read as
-/// fp16 are 2^8 too small.
+/// How 16 stored numbers become fp32. `factor` is what is left to multiply sums by: fp8 bits read
+/// as fp16 are 2^8 too small.
 struct LoadF32 {
   using Stored = float;
   static constexpr float factor = 1.0f;
@@ -42,8 +42,7 @@ struct LoadE4m3 {
   TERSE_INLINE_AVX512 static __m512 widen(__m128i bytes) noexcept {
     // The sign goes to bit 15, exponent and mantissa to bits 13..7; bit 14 got a copy of the sign.
     const __m256i words = _mm256_slli_epi16(_mm256_cvtepi8_epi16(bytes), 7);
-    return _mm512_cvtph_ps(
-        _mm256_and_si256(words, _mm256_set1_epi16(static_cast<short>(0xbfff))));
+    return _mm512_cvtph_ps(_mm256_and_si256(words, _mm256_set1_epi16(static_cast<short>(0xbfff))));
   }
   TERSE_INLINE_AVX512 static __m512 load(const std::uint8_t* p) noexcept {
     return widen(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -117,11 +116,21 @@ TERSE_TARGET_AVX512 void scores(const float* queries, int rows, int width,
     float* out = scores + static_cast<std::ptrdiff_t>(row) * block_tokens;
     const int tile = dense_row_tile(rows - row);
     switch (tile) {
-      case 1: score_rows<Load, 1>(q, width, keys, tokens, out, hint); break;
-      case 2: score_rows<Load, 2>(q, width, keys, tokens, out, hint); break;
-      case 3: score_rows<Load, 3>(q, width, keys, tokens, out, hint); break;
-      case 4: score_rows<Load, 4>(q, width, keys, tokens, out, hint); break;
-      default: score_rows<Load, 6>(q, width, keys, tokens, out, hint); break;
+      case 1:
+        score_rows<Load, 1>(q, width, keys, tokens, out, hint);
+        break;
+      case 2:
+        score_rows<Load, 2>(q, width, keys, tokens, out, hint);
+        break;
+      case 3:
+        score_rows<Load, 3>(q, width, keys, tokens, out, hint);
+        break;
+      case 4:
+        score_rows<Load, 4>(q, width, keys, tokens, out, hint);
+        break;
+      default:
+        score_rows<Load, 6>(q, width, keys, tokens, out, hint);
+        break;
     }
     row += tile;
   }
@@ -204,11 +213,21 @@ TERSE_TARGET_AVX512 void values(const float* probabilities, int rows, int width,
     float* out = accumulators + static_cast<std::ptrdiff_t>(row) * width;
     const int tile = dense_row_tile(rows - row);
     switch (tile) {
-      case 1: value_rows<Load, 1>(p, width, values, tokens, out, hint); break;
-      case 2: value_rows<Load, 2>(p, width, values, tokens, out, hint); break;
-      case 3: value_rows<Load, 3>(p, width, values, tokens, out, hint); break;
-      case 4: value_rows<Load, 4>(p, width, values, tokens, out, hint); break;
-      default: value_rows<Load, 6>(p, width, values, tokens, out, hint); break;
+      case 1:
+        value_rows<Load, 1>(p, width, values, tokens, out, hint);
+        break;
+      case 2:
+        value_rows<Load, 2>(p, width, values, tokens, out, hint);
+        break;
+      case 3:
+        value_rows<Load, 3>(p, width, values, tokens, out, hint);
+        break;
+      case 4:
+        value_rows<Load, 4>(p, width, values, tokens, out, hint);
+        break;
+      default:
+        value_rows<Load, 6>(p, width, values, tokens, out, hint);
+        break;
     }
     row += tile;
   }

@@ -2,8 +2,8 @@
 ///
 /// A query (or probability) vector x becomes integers of 23 bits, x = scale * (65536 h + 256 m + l)
 /// with signed bytes h, m and l, and `vpdpbusd` multiplies 64 codes by four such bytes at a time.
-/// Two bytes (16 bits) would leave 2e-5 in the output, three leave fp32's own error. Integer sums are
-/// exact and so the same in any order.
+/// Two bytes (16 bits) would leave 2e-5 in the output, three leave fp32's own error. Integer sums
+/// are exact and so the same in any order.
 #pragma once
 
 #include <cstddef>
@@ -48,10 +48,10 @@ inline bool covers(const AffineFormat& f, Side side, int width) noexcept {
 }
 
 TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index) noexcept {
-  return _mm512_cvtph_ps(
-      _mm256_loadu_si256(reinterpret_cast<const __m256i*>(section + index * 2)));
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(section + index * 2)));
 }
-TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index, __mmask16 lanes) noexcept {
+TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index,
+                                       __mmask16 lanes) noexcept {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, section + index * 2));
 }
 
@@ -88,8 +88,8 @@ TERSE_INLINE_AVX512 __m512i split_bytes(__m512 x, __m512 inverse, __m512i* total
   const __m512i bits = _mm512_castps_si512(shifted);
   *total = _mm512_add_epi32(*total, bits);
   const __m512i bytes = _mm512_sub_epi8(bits, _mm512_set1_epi32(0x4b408080));
-  const __m512i order = _mm512_broadcast_i32x4(
-      _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+  const __m512i order =
+      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
   return _mm512_shuffle_epi8(bytes, order);
 }
 inline constexpr std::uint32_t fixed_bias = 0x4b408080u;
@@ -108,6 +108,20 @@ inline CentreShare centre_share(const AffineFormat& f, int total, int count) noe
   // The centre may be half an integer, so the part that must be an integer is even.
   return {-static_cast<int>(2.0f * f.centre) * (sum >> 9),
           f.centre * static_cast<float>(sum & 511)};
+}
+
+/// Shares of R rows whose biased numbers `total` holds lane by lane, `count` in all. Without a
+/// centre nothing waits for them.
+TERSE_INLINE_AVX512 void store_shares(const AffineFormat& f, const __m512i* total, int count,
+                                      int rows, CentreShare* shares) noexcept {
+  if (f.centre == 0.0f) {
+    for (int r = 0; r < rows; ++r) shares[r] = {0, 0.0f};
+    return;
+  }
+  alignas(16) int totals[affine_rows];
+  _mm_store_si128(reinterpret_cast<__m128i*>(totals),
+                  sum_each(total[0], total[1], total[2], total[3]));
+  for (int r = 0; r < rows; ++r) shares[r] = centre_share(f, totals[r], count);
 }
 
 /// The sums of the three bytes as one number in units of the row's scale.

@@ -23,10 +23,11 @@ struct KeyTile {
   int shift;
 
   KeyTile(const std::byte* codes, int stored_quads, int first_quad, int tile) noexcept
-      : first(codes + (Bits == 8   ? 2 * tile * stored_quads
-                       : Bits == 4 ? tile * stored_quads
-                                   : 0) *
-                          64 +
+      : first(codes +
+              (Bits == 8   ? 2 * tile * stored_quads
+               : Bits == 4 ? tile * stored_quads
+                           : 0) *
+                  64 +
               first_quad * 64),
         second(stored_quads * 64),
         shift(Bits == 2 ? 4 * tile : 0) {}
@@ -79,8 +80,7 @@ TERSE_TARGET_AVX512 void key_dots(KeyTile<Bits> tile, int quads, const float* di
   for (int r = 0; r < R; ++r) {
     TERSE_UNROLL
     for (int v = 0; v < 2; ++v) {
-      _mm512_storeu_ps(dots + r * 32 + v * 16,
-                       combine(sum[r][v][0], sum[r][v][1], sum[r][v][2]));
+      _mm512_storeu_ps(dots + r * 32 + v * 16, combine(sum[r][v][0], sum[r][v][1], sum[r][v][2]));
     }
   }
 }
@@ -129,15 +129,16 @@ TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& f, const flo
     scales[row] = fixed.scale[0] + _mm512_reduce_add_ps(poison);
     for (int chunk = 0, begin = 0, count = 0; begin < width; begin += count, ++chunk) {
       count = chunk_size(f, width, begin);
-      __m512i total = _mm512_setzero_si512();
+      __m512i total[affine_rows];
+      TERSE_UNROLL
+      for (int r = 0; r < affine_rows; ++r) total[r] = _mm512_setzero_si512();
       for (int c = begin; c < begin + count; c += 16) {
         const __m512 x = _mm512_maskz_loadu_ps(first_lanes(begin + count - c), q + c);
         // Four numbers are 16 bytes; those of the next chunk are its own.
         _mm512_mask_storeu_epi32(digits + c * 4, first_lanes(round_up(begin + count - c, 4)),
-                                 split_bytes(x, _mm512_set1_ps(fixed.inverse[0]), &total));
+                                 split_bytes(x, _mm512_set1_ps(fixed.inverse[0]), total));
       }
-      shares[chunk * rows + row] =
-          centre_share(f, _mm512_reduce_add_epi32(total), round_up(count, 16));
+      store_shares(f, total, round_up(count, 16), 1, &shares[chunk * rows + row]);
     }
   }
 }
@@ -198,95 +199,92 @@ TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
 /// The queries of one chunk multiplied by the channel scales of one token group, split into bytes.
 struct Folded {
   alignas(64) float words[affine_rows][chunk_channels];
+  FixedScales fixed;
   CentreShare centres[affine_rows];
-  float scales[affine_rows];
-  float offsets[affine_rows];  ///< sum of query times group minimum, less the centre's rest
+  alignas(16) float offsets[affine_rows];  ///< sum of query times group minimum
 };
+inline constexpr int max_token_groups = block_tokens / 16;
 
-/// What one row gathers while its queries are folded.
-struct FoldSums {
-  __m512 peak, offset;
-  __m512i total;
-};
-
-template <int R>
-struct QueryFold {
+/// 16 channels of R query rows and of the channel parameters, `lanes` of them where not Full.
+template <int R, bool Full>
+struct FoldInput {
   const AffineFormat& f;
   const AffineParts& parts;
   const float* queries;
   std::ptrdiff_t width;
   int params;  ///< index of the first channel's scale
-  FoldSums sums[affine_rows];
+  __mmask16 lanes;
 
-  /// Finds the largest product and the minima's share, 16 channels from `c` on.
-  template <bool Full>
-  TERSE_INLINE_AVX512 void measure(int c, __mmask16 lanes) noexcept {
-    const __m512 scale = Full ? load_halves(parts.scales, params + c)
-                              : load_halves(parts.scales, params + c, lanes);
-    __m512 minimum = _mm512_setzero_ps();
-    if (f.has_min) {
-      minimum = Full ? load_halves(parts.minima, params + c)
-                     : load_halves(parts.minima, params + c, lanes);
-    }
+  TERSE_INLINE_AVX512 __m512 query(int r, int c) const noexcept {
+    const float* q = queries + r * width + c;
+    return Full ? _mm512_loadu_ps(q) : _mm512_maskz_loadu_ps(lanes, q);
+  }
+  TERSE_INLINE_AVX512 __m512 scale(int c) const noexcept {
+    return Full ? load_halves(parts.scales, params + c)
+                : load_halves(parts.scales, params + c, lanes);
+  }
+  TERSE_INLINE_AVX512 __m512 minimum(int c) const noexcept {
+    if (!f.has_min) return _mm512_setzero_ps();
+    return Full ? load_halves(parts.minima, params + c)
+                : load_halves(parts.minima, params + c, lanes);
+  }
+  TERSE_INLINE_AVX512 void measure(int c, __m512* peak, __m512* offset) const noexcept {
+    const __m512 s = scale(c), m = minimum(c);
     TERSE_UNROLL
     for (int r = 0; r < R; ++r) {
-      const float* q = queries + r * width + c;
-      const __m512 x = Full ? _mm512_loadu_ps(q) : _mm512_maskz_loadu_ps(lanes, q);
-      sums[r].peak = max_magnitude(sums[r].peak, _mm512_mul_ps(x, scale));
-      sums[r].offset = _mm512_fmadd_ps(x, minimum, sums[r].offset);  // NaN where x is not finite
+      const __m512 x = query(r, c);
+      peak[r] = max_magnitude(peak[r], _mm512_mul_ps(x, s));
+      offset[r] = _mm512_fmadd_ps(x, m, offset[r]);  // NaN where x is not finite
     }
   }
-
-  /// Makes the products a second time (storing them would take longer) and splits them.
-  template <bool Full>
-  TERSE_INLINE_AVX512 void split(int c, __mmask16 lanes, const __m512* inverse,
-                                 Folded* folded) noexcept {
-    const __m512 scale = Full ? load_halves(parts.scales, params + c)
-                              : load_halves(parts.scales, params + c, lanes);
+  /// Makes the products a second time: storing them would take longer.
+  TERSE_INLINE_AVX512 void split(int c, const __m512* inverse, __m512i* total,
+                                 Folded* folded) const noexcept {
+    const __m512 s = scale(c);
     TERSE_UNROLL
     for (int r = 0; r < R; ++r) {
-      const float* q = queries + r * width + c;
-      const __m512 x = Full ? _mm512_loadu_ps(q) : _mm512_maskz_loadu_ps(lanes, q);
       _mm512_store_si512(folded->words[r] + c,
-                         split_bytes(_mm512_mul_ps(x, scale), inverse[r], &sums[r].total));
+                         split_bytes(_mm512_mul_ps(query(r, c), s), inverse[r], &total[r]));
     }
   }
 };
 
+/// The first half of folding: scales and offsets of R rows.
 template <int R>
-TERSE_TARGET_AVX512 void fold_queries(const AffineFormat& f, int width, const AffineParts& parts,
-                                      const float* queries, int begin, int count, int group,
-                                      Folded* folded) noexcept {
-  QueryFold<R> fold{f, parts, queries + begin, width, group * width + begin, {}};
+TERSE_TARGET_AVX512 void measure_queries(const AffineFormat& f, int width, const AffineParts& parts,
+                                         const float* queries, int begin, int count, int group,
+                                         Folded* folded) noexcept {
+  __m512 peak[affine_rows], offset[affine_rows];
   TERSE_UNROLL
-  for (int r = 0; r < affine_rows; ++r) {
-    fold.sums[r] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_si512()};
-  }
-  const __mmask16 rest = first_lanes(count % 16);
+  for (int r = 0; r < affine_rows; ++r) peak[r] = offset[r] = _mm512_setzero_ps();
+  const FoldInput<R, true> full{f, parts, queries + begin, width, group * width + begin, 0};
+  const FoldInput<R, false> rest{
+      f, parts, queries + begin, width, group * width + begin, first_lanes(count % 16)};
   int c = 0;
-  for (; c + 16 <= count; c += 16) fold.template measure<true>(c, rest);
-  if (c < count) fold.template measure<false>(c, rest);
-  FixedScales fixed;
-  set_scales(max_each(fold.sums[0].peak, fold.sums[1].peak, fold.sums[2].peak, fold.sums[3].peak),
-             &fixed);
+  for (; c + 16 <= count; c += 16) full.measure(c, peak, offset);
+  if (c < count) rest.measure(c, peak, offset);
+  set_scales(max_each(peak[0], peak[1], peak[2], peak[3]), &folded->fixed);
+  _mm_store_ps(folded->offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
+}
+
+/// The second half: the bytes.
+template <int R>
+TERSE_TARGET_AVX512 void split_queries(const AffineFormat& f, int width, const AffineParts& parts,
+                                       const float* queries, int begin, int count, int group,
+                                       Folded* folded) noexcept {
   __m512 inverse[R];
+  __m512i total[affine_rows];
   TERSE_UNROLL
-  for (int r = 0; r < R; ++r) inverse[r] = _mm512_set1_ps(fixed.inverse[r]);
-  for (c = 0; c + 16 <= count; c += 16) fold.template split<true>(c, rest, inverse, folded);
-  if (c < count) fold.template split<false>(c, rest, inverse, folded);
-  alignas(16) int totals[affine_rows];
-  alignas(16) float offsets[affine_rows];
-  _mm_store_si128(reinterpret_cast<__m128i*>(totals),
-                  sum_each(fold.sums[0].total, fold.sums[1].total, fold.sums[2].total,
-                           fold.sums[3].total));
-  _mm_store_ps(offsets, sum_each(fold.sums[0].offset, fold.sums[1].offset, fold.sums[2].offset,
-                                 fold.sums[3].offset));
+  for (int r = 0; r < R; ++r) inverse[r] = _mm512_set1_ps(folded->fixed.inverse[r]);
   TERSE_UNROLL
-  for (int r = 0; r < R; ++r) {
-    folded->centres[r] = centre_share(f, totals[r], round_up(count, 16));
-    folded->scales[r] = fixed.scale[r];
-    folded->offsets[r] = offsets[r] - folded->centres[r].rest * fixed.scale[r];
-  }
+  for (int r = 0; r < affine_rows; ++r) total[r] = _mm512_setzero_si512();
+  const FoldInput<R, true> full{f, parts, queries + begin, width, group * width + begin, 0};
+  const FoldInput<R, false> rest{
+      f, parts, queries + begin, width, group * width + begin, first_lanes(count % 16)};
+  int c = 0;
+  for (; c + 16 <= count; c += 16) full.split(c, inverse, total, folded);
+  if (c < count) rest.split(c, inverse, total, folded);
+  store_shares(f, total, round_up(count, 16), R, folded->centres);
 }
 
 template <int Bits, int R>
@@ -294,39 +292,43 @@ TERSE_TARGET_AVX512 void scores_per_channel(const AffineFormat& f, int width,
                                             const AffineParts& parts, const float* queries,
                                             float* scores, std::intptr_t ahead) noexcept {
   const int stored_quads = ceil_div(width, 4);
-  constexpr std::ptrdiff_t other = sizeof(Folded) / sizeof(float);
-  Folded folded[2];
+  const int groups = block_tokens / f.group;
+  Folded folded[max_token_groups];
   float dots[R * 32];
   for (int begin = 0, count = 0; begin < width; begin += count) {
     count = chunk_size(f, width, begin);
+    // Group by group within each half, so that one's reductions hide behind another's products.
+    for (int g = 0; g < groups; ++g) {
+      measure_queries<R>(f, width, parts, queries, begin, count, g, &folded[g]);
+    }
+    for (int g = 0; g < groups; ++g) {
+      split_queries<R>(f, width, parts, queries, begin, count, g, &folded[g]);
+    }
     for (int tile = 0; tile < 2; ++tile) {
-      const int group = tile * 32 / f.group;
-      const bool split = f.group < 32;
-      if (tile == 0 || f.group != 64) {
-        fold_queries<R>(f, width, parts, queries, begin, count, group, &folded[0]);
-      }
-      if (split) fold_queries<R>(f, width, parts, queries, begin, count, group + 1, &folded[1]);
+      const Folded* own[2] = {&folded[tile * 32 / f.group], &folded[(tile * 32 + 16) / f.group]};
       const KeyTile<Bits> codes(parts.codes, stored_quads, begin / 4, tile);
       const std::intptr_t hint = Bits == 2 && tile == 1 ? 0 : ahead;
       const int quads = ceil_div(count, 4);
-      if (split) {
-        key_dots<Bits, R, false>(codes, quads, folded[0].words[0], chunk_channels, other,
-                                 folded[0].centres,
-                                 static_cast<std::ptrdiff_t>(sizeof(Folded) / sizeof(CentreShare)),
-                                 hint, dots);
+      if (own[0] == own[1]) {
+        key_dots<Bits, R, true>(codes, quads, own[0]->words[0], chunk_channels, 0, own[0]->centres,
+                                0, hint, dots);
       } else {
-        key_dots<Bits, R, true>(codes, quads, folded[0].words[0], chunk_channels, 0,
-                                folded[0].centres, 0, hint, dots);
+        constexpr auto next_group = static_cast<std::ptrdiff_t>(sizeof(Folded));
+        static_assert(next_group % sizeof(CentreShare) == 0);
+        key_dots<Bits, R, false>(
+            codes, quads, own[0]->words[0], chunk_channels,
+            next_group / static_cast<std::ptrdiff_t>(sizeof(float)), own[0]->centres,
+            next_group / static_cast<std::ptrdiff_t>(sizeof(CentreShare)), hint, dots);
       }
       TERSE_UNROLL
       for (int v = 0; v < 2; ++v) {
-        const Folded& own = folded[split ? v : 0];
         TERSE_UNROLL
         for (int r = 0; r < R; ++r) {
           float* out = scores + r * block_tokens + tile * 32 + v * 16;
+          const float scale = own[v]->fixed.scale[r];
+          const float offset = own[v]->offsets[r] - own[v]->centres[r].rest * scale;
           __m512 sum = _mm512_fmadd_ps(_mm512_loadu_ps(dots + r * 32 + v * 16),
-                                       _mm512_set1_ps(own.scales[r]),
-                                       _mm512_set1_ps(own.offsets[r]));
+                                       _mm512_set1_ps(scale), _mm512_set1_ps(offset));
           if (begin != 0) sum = _mm512_add_ps(sum, _mm512_loadu_ps(out));
           _mm512_storeu_ps(out, sum);
         }
@@ -343,8 +345,8 @@ TERSE_TARGET_AVX512 void scores_rows(const AffineFormat& f, int width, const Aff
   if (f.granularity == Granularity::per_token) {
     scores_per_token<Bits, R>(f, width, parts, queries, prepared, rows, row, out, ahead);
   } else {
-    scores_per_channel<Bits, R>(
-        f, width, parts, queries + static_cast<std::ptrdiff_t>(row) * width, out, ahead);
+    scores_per_channel<Bits, R>(f, width, parts, queries + static_cast<std::ptrdiff_t>(row) * width,
+                                out, ahead);
   }
 }
 
@@ -355,10 +357,18 @@ TERSE_TARGET_AVX512 void scores_bits(const AffineFormat& f, int width, const Aff
   for (int row = 0; row < rows; row += affine_rows) {
     const std::intptr_t hint = row == 0 ? ahead : 0;
     switch (rows - row) {
-      case 1: scores_rows<Bits, 1>(f, width, parts, queries, prepared, rows, row, scores, hint); break;
-      case 2: scores_rows<Bits, 2>(f, width, parts, queries, prepared, rows, row, scores, hint); break;
-      case 3: scores_rows<Bits, 3>(f, width, parts, queries, prepared, rows, row, scores, hint); break;
-      default: scores_rows<Bits, 4>(f, width, parts, queries, prepared, rows, row, scores, hint); break;
+      case 1:
+        scores_rows<Bits, 1>(f, width, parts, queries, prepared, rows, row, scores, hint);
+        break;
+      case 2:
+        scores_rows<Bits, 2>(f, width, parts, queries, prepared, rows, row, scores, hint);
+        break;
+      case 3:
+        scores_rows<Bits, 3>(f, width, parts, queries, prepared, rows, row, scores, hint);
+        break;
+      default:
+        scores_rows<Bits, 4>(f, width, parts, queries, prepared, rows, row, scores, hint);
+        break;
     }
   }
 }
@@ -374,9 +384,12 @@ TERSE_TARGET_AVX512 inline void scores_affine(const AffineFormat& f, int width,
   const std::intptr_t ahead = distance(record, next);
   if (ahead != 0) prefetch_parameters(parts, ahead);
   switch (f.bits) {
-    case 2: return scores_bits<2>(f, width, parts, queries, prepared, rows, scores, ahead);
-    case 4: return scores_bits<4>(f, width, parts, queries, prepared, rows, scores, ahead);
-    default: return scores_bits<8>(f, width, parts, queries, prepared, rows, scores, ahead);
+    case 2:
+      return scores_bits<2>(f, width, parts, queries, prepared, rows, scores, ahead);
+    case 4:
+      return scores_bits<4>(f, width, parts, queries, prepared, rows, scores, ahead);
+    default:
+      return scores_bits<8>(f, width, parts, queries, prepared, rows, scores, ahead);
   }
 }
 

@@ -26,8 +26,7 @@ TERSE_INLINE_AVX512 __m512 exp_nonpositive(__m512 x) noexcept {
   __m512 g = _mm512_set1_ps(exp_g[4]);
   TERSE_UNROLL
   for (int i = 3; i >= 0; --i) g = _mm512_fmadd_ps(g, r, _mm512_set1_ps(exp_g[i]));
-  const __m512 y =
-      _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(r, r), g, r), _mm512_set1_ps(1.0f));
+  const __m512 y = _mm512_add_ps(_mm512_fmadd_ps(_mm512_mul_ps(r, r), g, r), _mm512_set1_ps(1.0f));
   return _mm512_scalef_ps(y, n);
 }
 
@@ -118,10 +117,18 @@ TERSE_TARGET_AVX512 inline void softmax_rows(float* scores, int rows, std::uint6
     float factors[4];
     const int count = rows - row < 4 ? rows - row : 4;
     switch (count) {
-      case 1: softmax_tile<1>(s, mask, states + row, factors); break;
-      case 2: softmax_tile<2>(s, mask, states + row, factors); break;
-      case 3: softmax_tile<3>(s, mask, states + row, factors); break;
-      default: softmax_tile<4>(s, mask, states + row, factors); break;
+      case 1:
+        softmax_tile<1>(s, mask, states + row, factors);
+        break;
+      case 2:
+        softmax_tile<2>(s, mask, states + row, factors);
+        break;
+      case 3:
+        softmax_tile<3>(s, mask, states + row, factors);
+        break;
+      default:
+        softmax_tile<4>(s, mask, states + row, factors);
+        break;
     }
     for (int r = 0; r < count; ++r) {
       if (factors[r] == 1.0f) continue;

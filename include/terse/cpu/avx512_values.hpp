@@ -18,9 +18,9 @@ TERSE_BEGIN_AVX512
 /// Probabilities of 64 tokens times the token scales of one channel group, split into bytes.
 struct FoldedTokens {
   alignas(64) float words[affine_rows][block_tokens];
-  int starts[affine_rows];     ///< of CentreShare
-  float scales[affine_rows];
-  float offsets[affine_rows];  ///< sum of probability times group minimum, less the centre's rest
+  FixedScales fixed;
+  CentreShare centres[affine_rows];
+  alignas(16) float offsets[affine_rows];  ///< sum of probability times group minimum
 };
 
 template <int R>
@@ -47,31 +47,20 @@ TERSE_TARGET_AVX512 void fold_probabilities(const AffineFormat& f, const AffineP
       offset[r] = _mm512_fmadd_ps(p, minimum, offset[r]);  // NaN where p is not finite
     }
   }
-  FixedScales fixed;
-  set_scales(max_each(peak[0], peak[1], peak[2], peak[3]), &fixed);
+  set_scales(max_each(peak[0], peak[1], peak[2], peak[3]), &folded->fixed);
+  _mm_store_ps(folded->offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
-    const __m512 inverse = _mm512_set1_ps(fixed.inverse[r]);
+    const __m512 inverse = _mm512_set1_ps(folded->fixed.inverse[r]);
     TERSE_UNROLL
     for (int v = 0; v < 4; ++v) {
       _mm512_store_si512(folded->words[r] + v * 16, split_bytes(x[r][v], inverse, &total[r]));
     }
   }
-  alignas(16) int totals[affine_rows];
-  alignas(16) float offsets[affine_rows];
-  _mm_store_si128(reinterpret_cast<__m128i*>(totals),
-                  sum_each(total[0], total[1], total[2], total[3]));
-  _mm_store_ps(offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
-  TERSE_UNROLL
-  for (int r = 0; r < R; ++r) {
-    const CentreShare share = centre_share(f, totals[r], block_tokens);
-    folded->starts[r] = share.start;
-    folded->scales[r] = fixed.scale[r];
-    folded->offsets[r] = offsets[r] - share.rest * fixed.scale[r];
-  }
+  store_shares(f, total, block_tokens, R, folded->centres);
 }
 
-/// R rows x NT tiles of 16 channels; `lanes` selects channels of the last tile.
+/// R rows x NT tiles of 16 channels; `lanes` selects channels of a lone tile.
 template <int Bits, int R, int NT>
 TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens& folded, int width,
                                      float* accumulators, __mmask16 lanes,
@@ -85,7 +74,7 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
     TERSE_UNROLL
     for (int n = 0; n < NT; ++n) {
       sum[n][r][0] = sum[n][r][2] = _mm512_setzero_si512();
-      sum[n][r][1] = _mm512_set1_epi32(folded.starts[r]);
+      sum[n][r][1] = _mm512_set1_epi32(folded.centres[r].start);
     }
   }
   const float* digits = folded.words[0];
@@ -120,18 +109,18 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
   }
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
-    const __m512 scale = _mm512_set1_ps(folded.scales[r]);
-    const __m512 offset = _mm512_set1_ps(folded.offsets[r]);
+    const float unit = folded.fixed.scale[r];
+    const __m512 scale = _mm512_set1_ps(unit);
+    const __m512 offset = _mm512_set1_ps(folded.offsets[r] - folded.centres[r].rest * unit);
     TERSE_UNROLL
     for (int n = 0; n < NT; ++n) {
       float* out = accumulators + static_cast<std::ptrdiff_t>(r) * width + n * 16;
-      const __mmask16 own = n == NT - 1 ? lanes : static_cast<__mmask16>(0xffff);
       const __m512 dot = combine(sum[n][r][0], sum[n][r][1], sum[n][r][2]);
       const __m512 block = _mm512_fmadd_ps(dot, scale, offset);
-      if (own == 0xffff) {  // masked stores are slow on some processors
+      if constexpr (NT > 1) {
         _mm512_storeu_ps(out, _mm512_add_ps(block, _mm512_loadu_ps(out)));
       } else {
-        _mm512_mask_storeu_ps(out, own, _mm512_add_ps(block, _mm512_maskz_loadu_ps(own, out)));
+        _mm512_mask_storeu_ps(out, lanes, _mm512_add_ps(block, _mm512_maskz_loadu_ps(lanes, out)));
       }
     }
   }
@@ -143,17 +132,22 @@ TERSE_TARGET_AVX512 void values_rows(const AffineFormat& f, int width, const Aff
                                      std::intptr_t ahead) noexcept {
   constexpr int tile_bytes = 16 * block_tokens * Bits / 8;
   const int group_channels = f.group == 0 || f.group > width ? width : f.group;
-  FoldedTokens folded;
-  for (int begin = 0; begin < width; begin += group_channels) {
+  // The next group is folded before this one's products, which hide its reductions.
+  FoldedTokens folded[2];
+  fold_probabilities<R>(f, parts, probabilities, 0, &folded[0]);
+  for (int begin = 0, group = 0; begin < width; begin += group_channels, ++group) {
     const int end = begin + group_channels < width ? begin + group_channels : width;
-    fold_probabilities<R>(f, parts, probabilities, begin / group_channels, &folded);
-    int c = begin;
-    for (; c + 16 < end; c += 32) {
-      value_tiles<Bits, R, 2>(parts.codes + c / 16 * tile_bytes, folded, width, accumulators + c,
-                              first_lanes(end - c - 16), ahead);
+    if (end < width) {
+      fold_probabilities<R>(f, parts, probabilities, group + 1, &folded[(group + 1) % 2]);
     }
-    if (c < end) {
-      value_tiles<Bits, R, 1>(parts.codes + c / 16 * tile_bytes, folded, width, accumulators + c,
+    const FoldedTokens& own = folded[group % 2];
+    int c = begin;
+    for (; c + 32 <= end; c += 32) {
+      value_tiles<Bits, R, 2>(parts.codes + c / 16 * tile_bytes, own, width, accumulators + c, 0,
+                              ahead);
+    }
+    for (; c < end; c += 16) {
+      value_tiles<Bits, R, 1>(parts.codes + c / 16 * tile_bytes, own, width, accumulators + c,
                               first_lanes(end - c), ahead);
     }
   }
@@ -168,10 +162,18 @@ TERSE_TARGET_AVX512 void values_bits(const AffineFormat& f, int width, const Aff
     float* out = accumulators + static_cast<std::ptrdiff_t>(row) * width;
     const std::intptr_t hint = row == 0 ? ahead : 0;
     switch (rows - row) {
-      case 1: values_rows<Bits, 1>(f, width, parts, p, out, hint); break;
-      case 2: values_rows<Bits, 2>(f, width, parts, p, out, hint); break;
-      case 3: values_rows<Bits, 3>(f, width, parts, p, out, hint); break;
-      default: values_rows<Bits, 4>(f, width, parts, p, out, hint); break;
+      case 1:
+        values_rows<Bits, 1>(f, width, parts, p, out, hint);
+        break;
+      case 2:
+        values_rows<Bits, 2>(f, width, parts, p, out, hint);
+        break;
+      case 3:
+        values_rows<Bits, 3>(f, width, parts, p, out, hint);
+        break;
+      default:
+        values_rows<Bits, 4>(f, width, parts, p, out, hint);
+        break;
     }
   }
 }
@@ -187,9 +189,12 @@ TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& f, int width,
   const std::intptr_t ahead = distance(record, next);
   if (ahead != 0) prefetch_parameters(parts, ahead);
   switch (f.bits) {
-    case 2: return values_bits<2>(f, width, parts, probabilities, rows, accumulators, ahead);
-    case 4: return values_bits<4>(f, width, parts, probabilities, rows, accumulators, ahead);
-    default: return values_bits<8>(f, width, parts, probabilities, rows, accumulators, ahead);
+    case 2:
+      return values_bits<2>(f, width, parts, probabilities, rows, accumulators, ahead);
+    case 4:
+      return values_bits<4>(f, width, parts, probabilities, rows, accumulators, ahead);
+    default:
+      return values_bits<8>(f, width, parts, probabilities, rows, accumulators, ahead);
   }
 }
 

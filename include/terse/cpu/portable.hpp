@@ -1,5 +1,5 @@
-/// The host kernels in plain C++: for processors without a vector path, and for formats whose groups
-/// the vector paths do not cover.
+/// The host kernels in plain C++: for processors without a vector path, and for formats whose
+/// groups the vector paths do not cover.
 #pragma once
 
 #include <cstddef>
@@ -27,8 +27,7 @@ inline float exp_nonpositive(float x) noexcept {
   const int n = round_half_even(x * log2_e);
   const auto steps = static_cast<float>(n);
   const float r = (x - steps * 0.693359375f) + steps * 2.12194440e-4f;
-  const float g =
-      exp_g[0] + r * (exp_g[1] + r * (exp_g[2] + r * (exp_g[3] + r * exp_g[4])));
+  const float g = exp_g[0] + r * (exp_g[1] + r * (exp_g[2] + r * (exp_g[3] + r * exp_g[4])));
   const float y = (r * r * g + r) + 1.0f;
   // Two factors, because 2^n alone leaves the normal numbers before the product does.
   const int half = n / 2;
@@ -98,8 +97,8 @@ inline void values_e4m3(const float* probabilities, int rows, int width, const s
 /// A code of at most 8 bits times an fp16 scale is exact, so a sum rounds once, fused or not.
 inline float decode_one(const AffineFormat& f, const AffineParts& parts, unsigned code,
                         int param) noexcept {
-  const float x = (static_cast<float>(code) - f.centre) *
-                  terse::detail::load_half(parts.scales, param);
+  const float x =
+      (static_cast<float>(code) - f.centre) * terse::detail::load_half(parts.scales, param);
   return f.has_min ? x + terse::detail::load_half(parts.minima, param) : x;
 }
 
@@ -119,9 +118,12 @@ void decode_channels(const AffineFormat& f, Side side, int width, const AffinePa
 inline void decode_channels(const AffineFormat& f, Side side, int width, const AffineParts& parts,
                             int begin, int end, float* out) {
   switch (f.bits) {
-    case 2: return decode_channels<2>(f, side, width, parts, begin, end, out);
-    case 4: return decode_channels<4>(f, side, width, parts, begin, end, out);
-    default: return decode_channels<8>(f, side, width, parts, begin, end, out);
+    case 2:
+      return decode_channels<2>(f, side, width, parts, begin, end, out);
+    case 4:
+      return decode_channels<4>(f, side, width, parts, begin, end, out);
+    default:
+      return decode_channels<8>(f, side, width, parts, begin, end, out);
   }
 }
 

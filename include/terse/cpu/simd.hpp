@@ -17,7 +17,7 @@
 #define TERSE_INLINE_AVX2 __attribute__((target("avx2,fma,f16c"), always_inline)) inline
 #define TERSE_TARGET_AVX512 \
   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")))
-#define TERSE_INLINE_AVX512                                                              \
+#define TERSE_INLINE_AVX512                                                             \
   __attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"), \
                  always_inline)) inline
 #endif
@@ -27,8 +27,8 @@
 #define TERSE_BEGIN_AVX512
 #define TERSE_END_AVX512
 #else
-#define TERSE_BEGIN_AVX512                                                                  \
-  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"")      \
+#define TERSE_BEGIN_AVX512                                                             \
+  _Pragma("GCC diagnostic push") _Pragma("GCC diagnostic ignored \"-Wuninitialized\"") \
       _Pragma("GCC diagnostic ignored \"-Wmaybe-uninitialized\"")
 #define TERSE_END_AVX512 _Pragma("GCC diagnostic pop")
 #endif

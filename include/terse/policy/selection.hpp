@@ -12,7 +12,7 @@ namespace terse {
 /// Maps a score to an integer whose order is that of the scores (NaN sorts lowest).
 [[nodiscard]] inline std::uint32_t ordered_bits(float score) noexcept {
   if (!(score == score)) return 0;
-  const auto bits = std::bit_cast<std::uint32_t>(score);
+  const auto bits = std::bit_cast<std::uint32_t>(score + 0.0f);  // -0 counts as 0
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 

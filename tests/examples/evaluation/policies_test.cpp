@@ -1,0 +1,55 @@
+// The list of rows.
+
+#include "evaluation/policies.hpp"
+
+#include <set>
+
+#include "../model/refusal.hpp"
+#include "support/catch.hpp"
+
+using namespace terse::examples;
+
+TEST_CASE("rows have names of their own, and the table has every named method") {
+  std::set<std::string> names;
+  int in_default = 0;
+  for (const PolicyRow& row : policy_rows()) {
+    INFO(row.name);
+    CHECK(names.insert(row.name).second);
+    CHECK(!row.description.empty());
+    CHECK(row.make_session);
+    CHECK(&policy_row(row.name) == &row);
+    in_default += row.in_default ? 1 : 0;
+  }
+  CHECK(in_default >= 12);
+  CHECK(policy_rows().front().name == "identity");
+  for (const char* name : {"identity",
+                           "fp8",
+                           "int8",
+                           "q8_0",
+                           "q4_0",
+                           "int4-rotated",
+                           "kivi-4",
+                           "kivi-2",
+                           "streaming-50",
+                           "streaming-25",
+                           "streaming-12",
+                           "h2o-50",
+                           "h2o-25",
+                           "h2o-12",
+                           "h2o-average-50",
+                           "h2o-average-25",
+                           "h2o-average-12",
+                           "palu-k75-v75",
+                           "palu-k50-v100",
+                           "latents-k75-v75",
+                           "latents-k50-v100",
+                           "int4-x-h2o-50",
+                           "kivi-2-x-streaming-50",
+                           "latents-x-int4",
+                           "latents-x-int4-x-h2o-50"}) {
+    INFO(name);
+    CHECK(names.count(name) == 1);
+  }
+  CHECK(terse_test::contains(
+      terse_test::refusal_of([] { static_cast<void>(policy_row("none-such")); }), "none-such"));
+}
