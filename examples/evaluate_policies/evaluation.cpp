@@ -132,8 +132,7 @@ void Evaluation::score_windows(ProgressBar& progress, std::vector<Work>* work) {
           const SessionConfig config = session_config(*policies_[p], length);
           const auto session = policies_[p]->make_session(config);
           Work& own = (*work)[p];
-          const std::vector<float> x =
-              run_window(model_, config, *session, tokens, &own.memory[w]);
+          const std::vector<float> x = run_window(model_, config, *session, tokens, &own.memory[w]);
           const int vocabulary = model_.config().vocabulary;
           const int scored_begin = begin;
           for_each_logits(model_, x, begin, end, [&](int position, const float* logits) {
@@ -220,8 +219,8 @@ std::vector<ResultRow> Evaluation::run() {
       config.layers = shape.layers;
       config.pool = &pool;
       const auto session = policies_[p]->make_session(config);
-      rows[p].tokens_per_second = decode_speed(model_, config, *session, settings_.window_tokens,
-                                               settings_.speed_steps);
+      rows[p].tokens_per_second =
+          decode_speed(model_, config, *session, settings_.window_tokens, settings_.speed_steps);
       speed.advance(1);
     }
     speed.finish();

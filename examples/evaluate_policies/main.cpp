@@ -2,13 +2,18 @@
 
 #include <cstdio>
 #include <exception>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
-#include <sstream>
+#include <system_error>
+
+#include "terse/cpu/dispatch.hpp"
+#include "terse/version.hpp"
 
 #include "evaluation.hpp"
 #include "evaluation/passkey.hpp"
 #include "model/gguf.hpp"
+#include "model/mapped_file.hpp"
 #include "model/matmul.hpp"
 #include "model/tokenizer.hpp"
 #include "report/csv.hpp"
@@ -18,8 +23,6 @@
 #include "report/svg_plot.hpp"
 #include "report/table.hpp"
 #include "settings.hpp"
-#include "terse/cpu/dispatch.hpp"
-#include "terse/version.hpp"
 
 namespace terse::examples {
 namespace {
@@ -28,17 +31,15 @@ namespace {
 constexpr std::int64_t bytes_per_token_limit = 24;
 
 std::string read_text(const std::string& path, std::int64_t skip, std::int64_t limit) {
-  std::ifstream in(path, std::ios::binary);
-  if (!in) throw InputError("cannot read the text '" + path + "'");
-  in.seekg(0, std::ios::end);
-  const auto size = static_cast<std::int64_t>(in.tellg());
+  const MappedFile file(path);
+  const auto bytes = file.bytes();
+  const auto size = static_cast<std::int64_t>(bytes.size());
   if (skip >= size) {
     throw InputError("the text '" + path + "' has " + std::to_string(size) +
-                     " bytes, fewer than --skip-chars " + std::to_string(skip));
+                     " bytes, too few to skip " + std::to_string(skip));
   }
-  in.seekg(skip);
-  std::string text(static_cast<std::size_t>(std::min(limit, size - skip)), '\0');
-  in.read(text.data(), static_cast<std::streamsize>(text.size()));
+  const std::string text(reinterpret_cast<const char*>(bytes.data()) + skip,
+                         static_cast<std::size_t>(std::min(limit, size - skip)));
   // Start at a character, not inside one.
   std::size_t start = 0;
   while (start < text.size() && (static_cast<unsigned char>(text[start]) & 0xc0u) == 0x80u) ++start;
@@ -51,11 +52,22 @@ std::vector<std::int32_t> read_tokens(const Tokenizer& tokenizer, const std::str
       tokenizer.encode(read_text(path, skip, count * bytes_per_token_limit));
   if (static_cast<std::int64_t>(tokens.size()) < count) {
     throw InputError("the text '" + path + "' is too short: " + std::to_string(count) +
-                     " tokens are needed after --skip-chars " + std::to_string(skip) + ", " +
+                     " tokens are needed after the first " + std::to_string(skip) + " bytes, " +
                      std::to_string(tokens.size()) + " are there");
   }
   tokens.resize(static_cast<std::size_t>(count));
   return tokens;
+}
+
+/// A run takes minutes: a file that cannot be written is noticed before.
+void check_writable(const std::string& path) {
+  if (path.empty()) return;
+  std::error_code ignored;
+  const bool exists = std::filesystem::exists(path, ignored);
+  if (!std::ofstream(path, std::ios::binary | std::ios::app)) {
+    throw InputError("cannot write '" + path + "'");
+  }
+  if (!exists) std::filesystem::remove(path, ignored);
 }
 
 void write_file(const std::string& path, const std::string& content) {
@@ -73,6 +85,10 @@ std::string file_name(const std::string& path) {
 }
 
 void run(const Settings& settings) {
+  for (const std::string* path :
+       {&settings.csv_path, &settings.markdown_path, &settings.svg_path, &settings.json_path}) {
+    check_writable(*path);
+  }
   const GgufFile file = GgufFile::open(settings.model_path);
   const Tokenizer tokenizer = Tokenizer::load(file);
   std::vector<const PolicyRow*> policies;
@@ -110,21 +126,24 @@ void run(const Settings& settings) {
   std::vector<PasskeyCase> passkeys;
   if (settings.passkeys > 0) {
     constexpr std::int64_t haystack_skip = 30000;
-    const auto haystack = read_tokens(tokenizer, settings.haystack_path, haystack_skip,
-                                      settings.passkey_tokens);
-    passkeys =
-        make_passkeys(tokenizer, haystack, settings.passkey_tokens, settings.passkeys);
+    const auto haystack =
+        read_tokens(tokenizer, settings.haystack_path, haystack_skip, settings.passkey_tokens);
+    passkeys = make_passkeys(tokenizer, haystack, settings.passkey_tokens, settings.passkeys);
   }
 
   ThreadPool alone(1);  // policies run side by side, each on one thread
   LlamaModel model = LlamaModel::load(file, alone);
   info.model_name = model.config().name;
   info.model_sha256 = sha256_of_file(settings.model_path);
-  if (settings.window_tokens > model.config().context_tokens) {
-    throw InputError("--tokens " + std::to_string(settings.window_tokens) +
-                     " exceeds the model's context of " +
-                     std::to_string(model.config().context_tokens));
-  }
+  const auto check_context = [&](const char* option, int tokens) {
+    if (tokens > model.config().context_tokens) {
+      throw InputError(std::string(option) + " " + std::to_string(tokens) +
+                       " exceeds the model's context of " +
+                       std::to_string(model.config().context_tokens));
+    }
+  };
+  check_context("--tokens", settings.window_tokens);
+  if (settings.passkeys > 0) check_context("--passkey-tokens", settings.passkey_tokens);
   Evaluation evaluation(settings, model, policies);
   for (auto& window : windows) evaluation.add_window(std::move(window));
   evaluation.set_passkeys(std::move(passkeys));

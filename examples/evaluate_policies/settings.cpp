@@ -58,7 +58,8 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
               "own: each policy's rule for exact tokens and eviction times; chunk-128: every query "
               "reads its own 128 tokens exactly, and eviction follows every 128 tokens")
       .integer("passkeys", "N", &s->passkeys, {0, 1000}, "passkeys to ask for; 0: none")
-      .integer("passkey-tokens", "N", &s->passkey_tokens, {128, 1 << 20}, "tokens of a passkey case")
+      .integer("passkey-tokens", "N", &s->passkey_tokens, {128, 1 << 20},
+               "tokens of a passkey case")
       .integer("speed-steps", "N", &s->speed_steps, {0, 10000},
                "tokens decoded to measure speed at a full window; 0: no speed")
       .integer("threads", "N", &s->threads, {0, 1024}, "threads; 0: one for each processor");
@@ -94,7 +95,8 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
       if (row.in_default) s->policies.push_back(row.name);
     }
   }
-  if (s->threads == 0) s->threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  if (s->threads == 0)
+    s->threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   if (s->haystack_path.empty()) s->haystack_path = s->text_paths.front();
   if (s->calibration_path.empty()) s->calibration_path = s->text_paths.back();
   return true;

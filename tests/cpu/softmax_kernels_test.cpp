@@ -126,6 +126,38 @@ TEST_CASE("blocks one after another keep one maximum and one sum") {
   }
 }
 
+TEST_CASE("rows together give the bits of rows alone, and scale what they had summed") {
+  constexpr int width = 37;
+  for (const KernelTable* table : available_tables()) {
+    for (int rows = 1; rows <= 9; ++rows) {
+      INFO(table->name << ", rows " << rows);
+      const auto seed = static_cast<std::uint64_t>(rows);
+      std::vector<float> together = make_matrix(Shape::normal, rows, block_tokens, seed);
+      for (int t = 0; t < block_tokens; ++t) {
+        if (rows > 2) together[static_cast<std::size_t>(block_tokens + t)] = -infinity;
+      }
+      std::vector<float> alone = together;
+      std::vector<float> sums(static_cast<std::size_t>(rows * width), 2.0f);
+      std::vector<SoftmaxState> states(static_cast<std::size_t>(rows));
+      for (int r = 0; r < rows; ++r)
+        states[static_cast<std::size_t>(r)] = {static_cast<float>(r % 2) - 0.5f, 3.0f};
+      std::vector<SoftmaxState> own = states;
+      const std::uint64_t mask = everything - (std::uint64_t{1} << rows);
+      table->softmax_rows(together.data(), rows, mask, states.data(), width, sums.data());
+      for (int r = 0; r < rows; ++r) {
+        const auto i = static_cast<std::size_t>(r);
+        const float factor = table->softmax_block(alone.data() + r * block_tokens, mask, &own[i]);
+        CHECK(own[i].max == states[i].max);
+        CHECK(own[i].sum == states[i].sum);
+        for (int c = 0; c < width; ++c) {
+          REQUIRE(sums[static_cast<std::size_t>(r * width + c)] == 2.0f * factor);
+        }
+      }
+      CHECK(together == alone);
+    }
+  }
+}
+
 TEST_CASE("logits of minus infinity alone leave the state as it was") {
   for (const KernelTable* table : available_tables()) {
     INFO(table->name);

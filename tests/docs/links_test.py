@@ -11,7 +11,8 @@ from pathlib import Path
 from urllib.parse import unquote
 
 ROOT = Path(__file__).resolve().parents[2]
-LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)(?:\s+\"[^\"]*\")?\)|<(?:img|source)[^>]*?(?:src|srcset)=\"([^\"]+)\"")
+LINK = re.compile(r'\[[^\]]*\]\(([^)\s]+)(?: "[^"]*")?\)|<img[^>]*? src="([^"]+)"')
+FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
 QUOTE = re.compile(r"<!-- quote: (\S+) -->\n+```\w*\n(.*?)```", re.DOTALL)
 
 
@@ -21,13 +22,12 @@ def pages():
 
 def without_code(text):
     """The text without fenced blocks and code spans, whose brackets are no links."""
-    text = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
-    return re.sub(r"`[^`\n]*`", "", text)
+    return re.sub(r"`[^`\n]*`", "", FENCED.sub("", text))
 
 
 def anchors(path):
     """Identifiers of a page's headings, as GitHub makes them."""
-    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL | re.MULTILINE)
+    text = FENCED.sub("", path.read_text(encoding="utf-8"))
     found = set()
     for heading in re.findall(r"^#+ +(.+?) *$", text, flags=re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")

@@ -113,6 +113,17 @@ TEST_CASE("per_query divides by the queries that could see the token") {
   CHECK(other.survivors() == std::vector<int>{5, 9});
 }
 
+TEST_CASE("the queries that saw a token are counted from its position, whoever is gone before it") {
+  Unit unit(100);
+  for (int p = 0; p < 90; ++p) {
+    if (p != 10 && p != 80) unit.kill(p);
+  }
+  unit.state(10).score = 45.0f;  // 90 queries: 0.5
+  unit.state(80).score = 12.0f;  // 20 queries: 0.6
+  unit.select({.heavy_tokens = 1, .recent_tokens = 10, .normalise = H2O::Normalise::per_query});
+  CHECK(unit.survivors() == join({80}, positions(90, 100)));
+}
+
 TEST_CASE("a budget not below the length changes nothing, whatever the scores") {
   Random random(1);
   Unit unit(200);

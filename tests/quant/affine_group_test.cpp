@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
 
 #include "terse/quant/int4_rotated.hpp"
 
@@ -163,6 +164,25 @@ TEST_CASE("zeros decode to zeros under every rule") {
     CHECK((round_trip<Symmetric<4, ScaleRule::signed_max_wide, 32>>(side, 80, zeros) == zeros));
     CHECK((round_trip<Symmetric<4, ScaleRule::least_squares>>(side, 80, zeros) == zeros));
   }
+}
+
+TEST_CASE("groups without a step store the code of the centre") {
+  const auto codes_are = []<class C>(std::type_identity<C>, float v, int byte) {
+    CodecBlock<C> block(Side::key, 64);
+    block.encode(std::vector<float>(64 * 64, v));
+    const std::size_t bytes = C::record(Side::key, 64).sections[0].bytes;
+    for (std::size_t i = 0; i < bytes; ++i) {
+      if (block.byte(i) != byte) return false;
+    }
+    return true;
+  };
+  CHECK(codes_are(std::type_identity<MinMax<2, 32>>{}, 5.0f, 0x00));
+  CHECK(codes_are(std::type_identity<MinMaxPerChannel<4, 32>>{}, -70000.0f, 0x00));
+  CHECK(codes_are(std::type_identity<Symmetric<8, ScaleRule::abs_max>>{}, 0.0f, 0x80));
+  CHECK(codes_are(std::type_identity<Symmetric<8, ScaleRule::abs_max>>{}, 1e-40f, 0x80));
+  CHECK(codes_are(std::type_identity<Symmetric<8, ScaleRule::abs_max_wide, 32>>{}, 1e-40f, 0x80));
+  CHECK(codes_are(std::type_identity<Symmetric<4, ScaleRule::signed_max_wide>>{}, 1e-40f, 0x88));
+  CHECK(codes_are(std::type_identity<Symmetric<4, ScaleRule::least_squares>>{}, 0.0f, 0x77));
 }
 
 TEST_CASE("no finite input becomes infinite or NaN") {

@@ -388,12 +388,15 @@ class PlainModel {
       grid.origin = s.origin;
       grid.sealed_end = shape_.open ? s.sealed_end : s.exact_begin;
       sealed_end = sealed_by_rule(grid, length);
-      for (std::int64_t f = sealed_end; f < std::min(length, s.sealed_end); f += block_tokens) {
-        for (const auto& row : s.rows) {
-          exact = exact && std::any_of(row.begin(), row.end(),
-                                       [&](const PlainBlock& b) { return b.first[0] == f; });
+      const std::int64_t begin = sealed_end;
+      for (std::int64_t f = begin; f < std::min(length, s.sealed_end); f += block_tokens) {
+        for (const auto& row : s.rows) {  // what eviction released stays sealed
+          const bool held = std::any_of(row.begin(), row.end(),
+                                        [&](const PlainBlock& b) { return b.first[0] == f; });
+          if (!held) sealed_end = f + block_tokens;
         }
       }
+      exact = sealed_end <= length;
     }
     for (auto& row : s.rows) {
       std::erase_if(row, [&](const PlainBlock& b) {

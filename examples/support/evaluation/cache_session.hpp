@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "evaluation/session.hpp"
+#include "report/input_error.hpp"
 #include "terse/cpu/attend.hpp"
 #include "terse/terse.hpp"
 
@@ -63,8 +64,9 @@ inline RopeSpec rope_spec(const LlamaConfig& config) {
   for (std::size_t i = 0; i < pairs; ++i) {
     const double expected = rope.inverse_frequency(static_cast<int>(i));
     if (std::abs(config.rope_frequencies[i] - expected) > 1e-6 * expected) {
-      throw std::runtime_error(
-          "the model's RoPE frequencies are not a plain power series; this policy needs one");
+      throw InputError(
+          "the model's RoPE frequencies are not a plain power series, which latents and "
+          "StreamingLLM need");
     }
   }
   return rope;
@@ -111,7 +113,10 @@ class CacheSession final : public Session {
     config_.first_layer = first_layer;
     set_factors(config_.first_layer, config_.layers);
     const auto planned = Cache::plan(cache_config_, policies_);
-    check(planned.status());
+    if (!planned.ok()) {
+      throw InputError("a policy cannot serve this model: " + std::string(planned.status().text) +
+                       " (" + std::to_string(planned.status().detail) + ")");
+    }
     pages_.resize(planned->pages_bytes);
     tails_.resize(planned->tails_bytes);
     state_.resize(planned->state_bytes);

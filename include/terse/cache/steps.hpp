@@ -121,9 +121,10 @@ void shrink(Store& store, int sequence, std::int64_t length) noexcept {
     sealed_end = sealed_end_of(store, committed, length);
     const std::int64_t unsealed_end = length < grid.sealed_end ? length : grid.sealed_end;
     for (std::int64_t first = sealed_end; first < unsealed_end; first += block_tokens) {
-      // Eviction may have released a block that would go back to being unsealed.
-      exact = exact && all_rows_hold(store, sequence, first);
+      // A block that eviction has released cannot go back to being unsealed.
+      if (!all_rows_hold(store, sequence, first)) sealed_end = first + block_tokens;
     }
+    exact = sealed_end <= length;
     if (!exact) sealed_end = length;
   }
   for (int s = 0; s < store.shape.slots; ++s) {

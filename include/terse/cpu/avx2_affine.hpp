@@ -29,6 +29,12 @@ TERSE_INLINE_AVX2 __m256 load_halves(const std::byte* section, int index) noexce
   return LoadF16::load(reinterpret_cast<const F16*>(section) + index);
 }
 
+/// Where a group's codes are counted from, in value units: its minimum lifted to the middle.
+TERSE_INLINE_AVX2 __m256 middles(const ReadFormat& f, const AffineParts& parts, int at) noexcept {
+  return _mm256_fmadd_ps(load_halves(parts.scales, at), _mm256_set1_ps(f.lift),
+                         load_halves(parts.minima, at));
+}
+
 /// Byte `byte` of every 32-bit lane (already shifted to its field), less the centre.
 template <int Bits>
 TERSE_INLINE_AVX2 __m256 centred_codes(__m256i stored, int byte, __m256 centre) noexcept {
@@ -75,10 +81,10 @@ struct Products {
 template <int R>
 struct FoldedQueries {
   float x[R][chunk_channels];
-  float offset[R];  ///< sum of query times channel minimum
+  float offset[R];  ///< sum of query times channel middle
   float total[R];   ///< sum of queries
 
-  TERSE_INLINE_AVX2 void fold(const AffineFormat& f, int width, const AffineParts& parts,
+  TERSE_INLINE_AVX2 void fold(const ReadFormat& f, int width, const AffineParts& parts,
                               const float* queries, int begin, int count, int group) noexcept {
     const bool per_channel = f.granularity == Granularity::per_channel;
     for (int r = 0; r < R; ++r) {
@@ -89,21 +95,24 @@ struct FoldedQueries {
       int c = 0;
       for (; c + 8 <= count; c += 8) {
         __m256 y = _mm256_loadu_ps(q + c);
-        __m256 minimum = _mm256_set1_ps(1.0f);
+        __m256 middle = _mm256_set1_ps(1.0f);
         if (per_channel) {
-          minimum = f.has_min ? load_halves(parts.minima, at + c) : _mm256_setzero_ps();
+          middle = f.has_min ? middles(f, parts, at + c) : _mm256_setzero_ps();
         }
-        sum = _mm256_fmadd_ps(y, minimum, sum);
+        sum = _mm256_fmadd_ps(y, middle, sum);
         if (per_channel) y = _mm256_mul_ps(y, load_halves(parts.scales, at + c));
         _mm256_storeu_ps(x[r] + c, y);
       }
       float rest = sum_lanes(sum);
       for (; c < count; ++c) {
-        float minimum = 1.0f;
+        float middle = 1.0f;
         if (per_channel) {
-          minimum = f.has_min ? terse::detail::load_half(parts.minima, at + c) : 0.0f;
+          middle = f.has_min
+                       ? fused_multiply_add(terse::detail::load_half(parts.scales, at + c), f.lift,
+                                            terse::detail::load_half(parts.minima, at + c))
+                       : 0.0f;
         }
-        rest = fused_multiply_add(q[c], minimum, rest);
+        rest = fused_multiply_add(q[c], middle, rest);
         x[r][c] = per_channel ? q[c] * terse::detail::load_half(parts.scales, at + c) : q[c];
       }
       for (; c % 4 != 0; ++c) x[r][c] = 0.0f;
@@ -113,7 +122,7 @@ struct FoldedQueries {
 };
 
 template <int Bits, int R>
-TERSE_TARGET_AVX2 void scores_rows(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX2 void scores_rows(const ReadFormat& f, int width, const AffineParts& parts,
                                    const float* queries, float* scores, const std::byte* next) {
   constexpr int fields = 8 / Bits;
   const int stored_quads = ceil_div(width, 4);
@@ -149,8 +158,7 @@ TERSE_TARGET_AVX2 void scores_rows(const AffineFormat& f, int width, const Affin
           } else {
             s = _mm256_mul_ps(s, load_halves(parts.scales, at));
             if (f.has_min) {
-              s = _mm256_fmadd_ps(_mm256_set1_ps(folded.total[r]), load_halves(parts.minima, at),
-                                  s);
+              s = _mm256_fmadd_ps(_mm256_set1_ps(folded.total[r]), middles(f, parts, at), s);
             }
           }
           if (begin != 0) s = _mm256_add_ps(s, _mm256_loadu_ps(out));
@@ -162,7 +170,7 @@ TERSE_TARGET_AVX2 void scores_rows(const AffineFormat& f, int width, const Affin
 }
 
 template <int Bits, int R>
-TERSE_TARGET_AVX2 void values_rows(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX2 void values_rows(const ReadFormat& f, int width, const AffineParts& parts,
                                    const float* probabilities, float* accumulators,
                                    const std::byte* next) {
   constexpr int fields = 8 / Bits;
@@ -178,7 +186,7 @@ TERSE_TARGET_AVX2 void values_rows(const AffineFormat& f, int width, const Affin
       for (int t = 0; t < block_tokens; t += 8) {
         const __m256 p = _mm256_loadu_ps(probabilities + r * block_tokens + t);
         _mm256_storeu_ps(folded[r] + t, _mm256_mul_ps(p, load_halves(parts.scales, at + t)));
-        if (f.has_min) offset = _mm256_fmadd_ps(p, load_halves(parts.minima, at + t), offset);
+        if (f.has_min) offset = _mm256_fmadd_ps(p, middles(f, parts, at + t), offset);
       }
       offsets[r] = sum_lanes(offset);
     }
@@ -204,7 +212,7 @@ TERSE_TARGET_AVX2 void values_rows(const AffineFormat& f, int width, const Affin
 }
 
 template <int Bits>
-TERSE_TARGET_AVX2 void scores_bits(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX2 void scores_bits(const ReadFormat& f, int width, const AffineParts& parts,
                                    const float* queries, int rows, float* scores,
                                    const std::byte* next) {
   for (int row = 0; row < rows; row += affine_rows) {
@@ -229,7 +237,7 @@ TERSE_TARGET_AVX2 void scores_bits(const AffineFormat& f, int width, const Affin
 }
 
 template <int Bits>
-TERSE_TARGET_AVX2 void values_bits(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX2 void values_bits(const ReadFormat& f, int width, const AffineParts& parts,
                                    const float* probabilities, int rows, float* accumulators,
                                    const std::byte* next) {
   for (int row = 0; row < rows; row += affine_rows) {
@@ -253,13 +261,14 @@ TERSE_TARGET_AVX2 void values_bits(const AffineFormat& f, int width, const Affin
   }
 }
 
-TERSE_TARGET_AVX2 inline void scores_affine(const AffineFormat& f, int width,
+TERSE_TARGET_AVX2 inline void scores_affine(const AffineFormat& format, int width,
                                             const std::byte* record, const float* queries,
                                             const std::byte* prepared, int rows, float* scores,
                                             const std::byte* next) {
-  if (!covers(f, Side::key, width)) {
-    return portable::scores_affine(f, width, record, queries, prepared, rows, scores, next);
+  if (!covers(format, Side::key, width)) {
+    return portable::scores_affine(format, width, record, queries, prepared, rows, scores, next);
   }
+  const ReadFormat f(format);
   const AffineParts parts(f, Side::key, width, record);
   switch (f.bits) {
     case 2:
@@ -271,12 +280,13 @@ TERSE_TARGET_AVX2 inline void scores_affine(const AffineFormat& f, int width,
   }
 }
 
-TERSE_TARGET_AVX2 inline void values_affine(const AffineFormat& f, int width,
+TERSE_TARGET_AVX2 inline void values_affine(const AffineFormat& format, int width,
                                             const std::byte* record, const float* probabilities,
                                             int rows, float* accumulators, const std::byte* next) {
-  if (f.granularity != Granularity::per_token || !covers(f, Side::value, width)) {
-    return portable::values_affine(f, width, record, probabilities, rows, accumulators, next);
+  if (format.granularity != Granularity::per_token || !covers(format, Side::value, width)) {
+    return portable::values_affine(format, width, record, probabilities, rows, accumulators, next);
   }
+  const ReadFormat f(format);
   const AffineParts parts(f, Side::value, width, record);
   switch (f.bits) {
     case 2:

@@ -55,6 +55,11 @@ TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index,
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, section + index * 2));
 }
 
+/// Where a group's codes are counted from, in value units: its minimum lifted to the middle.
+TERSE_INLINE_AVX512 __m512 middles(const ReadFormat& f, __m512 scale, __m512 minimum) noexcept {
+  return _mm512_fmadd_ps(scale, _mm512_set1_ps(f.lift), minimum);
+}
+
 /// sum += codes . word, four bytes a lane, the word broadcast by the load port. Written out because
 /// compilers prefer a separate broadcast, which takes an execution slot of the dot products.
 TERSE_INLINE_AVX512 void dot_word(__m512i& sum, __m512i codes, const float* word) noexcept {
@@ -102,7 +107,7 @@ struct CentreShare {
 };
 
 /// `total`: the sum of `count` biased numbers, modulo 2^32.
-inline CentreShare centre_share(const AffineFormat& f, int total, int count) noexcept {
+inline CentreShare centre_share(const ReadFormat& f, int total, int count) noexcept {
   const auto sum = static_cast<int>(static_cast<std::uint32_t>(total) -
                                     static_cast<std::uint32_t>(count) * fixed_bias);
   // The centre may be half an integer, so the part that must be an integer is even.
@@ -110,14 +115,9 @@ inline CentreShare centre_share(const AffineFormat& f, int total, int count) noe
           f.centre * static_cast<float>(sum & 511)};
 }
 
-/// Shares of R rows whose biased numbers `total` holds lane by lane, `count` in all. Without a
-/// centre nothing waits for them.
-TERSE_INLINE_AVX512 void store_shares(const AffineFormat& f, const __m512i* total, int count,
+/// Shares of R rows whose biased numbers `total` holds lane by lane, `count` in all.
+TERSE_INLINE_AVX512 void store_shares(const ReadFormat& f, const __m512i* total, int count,
                                       int rows, CentreShare* shares) noexcept {
-  if (f.centre == 0.0f) {
-    for (int r = 0; r < rows; ++r) shares[r] = {0, 0.0f};
-    return;
-  }
   alignas(16) int totals[affine_rows];
   _mm_store_si128(reinterpret_cast<__m128i*>(totals),
                   sum_each(total[0], total[1], total[2], total[3]));

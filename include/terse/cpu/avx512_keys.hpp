@@ -108,9 +108,10 @@ inline std::size_t prepared_bytes(const AffineFormat& f, int rows, int width) {
   return wants_preparation(f, width) ? PreparedPlan(f, rows, width).bytes : 0;
 }
 
-TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& f, const float* queries,
+TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& format, const float* queries,
                                                 int rows, int width, std::byte* prepared) {
-  if (!wants_preparation(f, width)) return;
+  if (!wants_preparation(format, width)) return;
+  const ReadFormat f(format);
   const PreparedPlan plan(f, rows, width);
   auto* shares = reinterpret_cast<CentreShare*>(prepared + plan.shares_at);
   auto* scales = reinterpret_cast<float*>(prepared + plan.scales_at);
@@ -144,10 +145,9 @@ TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& f, const flo
 }
 
 template <int Bits, int R>
-TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
-                                          const AffineParts& parts, const float* queries,
-                                          const std::byte* prepared, int rows, int row,
-                                          float* scores, std::intptr_t ahead) noexcept {
+TERSE_TARGET_AVX512 void scores_per_token(const ReadFormat& f, int width, const AffineParts& parts,
+                                          const float* queries, const std::byte* prepared, int rows,
+                                          int row, float* scores, std::intptr_t ahead) noexcept {
   const PreparedPlan plan(f, rows, width);
   const auto* digits =
       reinterpret_cast<const float*>(prepared) + static_cast<std::ptrdiff_t>(row) * plan.row_words;
@@ -178,7 +178,7 @@ TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
       }
     }
     if (!f.has_min) continue;
-    // A minimum per token multiplies the sum of the group's queries.
+    // A token's middle multiplies the sum of the group's queries.
     for (int r = 0; r < R; ++r) {
       const float* q = queries + static_cast<std::ptrdiff_t>(row + r) * width;
       __m512 sum = _mm512_setzero_ps();
@@ -188,9 +188,10 @@ TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
       const __m512 total = _mm512_set1_ps(_mm512_reduce_add_ps(sum));
       for (int t = 0; t < block_tokens; t += 16) {
         float* out = scores + r * block_tokens + t;
-        _mm512_storeu_ps(out,
-                         _mm512_fmadd_ps(total, load_halves(parts.minima, group * block_tokens + t),
-                                         _mm512_loadu_ps(out)));
+        const int at = group * block_tokens + t;
+        const __m512 middle =
+            middles(f, load_halves(parts.scales, at), load_halves(parts.minima, at));
+        _mm512_storeu_ps(out, _mm512_fmadd_ps(total, middle, _mm512_loadu_ps(out)));
       }
     }
   }
@@ -201,14 +202,14 @@ struct Folded {
   alignas(64) float words[affine_rows][chunk_channels];
   FixedScales fixed;
   CentreShare centres[affine_rows];
-  alignas(16) float offsets[affine_rows];  ///< sum of query times group minimum
+  alignas(16) float offsets[affine_rows];  ///< sum of query times group middle
 };
 inline constexpr int max_token_groups = block_tokens / 16;
 
 /// 16 channels of R query rows and of the channel parameters, `lanes` of them where not Full.
 template <int R, bool Full>
 struct FoldInput {
-  const AffineFormat& f;
+  const ReadFormat& f;
   const AffineParts& parts;
   const float* queries;
   std::ptrdiff_t width;
@@ -223,13 +224,14 @@ struct FoldInput {
     return Full ? load_halves(parts.scales, params + c)
                 : load_halves(parts.scales, params + c, lanes);
   }
-  TERSE_INLINE_AVX512 __m512 minimum(int c) const noexcept {
+  TERSE_INLINE_AVX512 __m512 middle(int c, __m512 scale_of_c) const noexcept {
     if (!f.has_min) return _mm512_setzero_ps();
-    return Full ? load_halves(parts.minima, params + c)
-                : load_halves(parts.minima, params + c, lanes);
+    return middles(f, scale_of_c,
+                   Full ? load_halves(parts.minima, params + c)
+                        : load_halves(parts.minima, params + c, lanes));
   }
   TERSE_INLINE_AVX512 void measure(int c, __m512* peak, __m512* offset) const noexcept {
-    const __m512 s = scale(c), m = minimum(c);
+    const __m512 s = scale(c), m = middle(c, s);
     TERSE_UNROLL
     for (int r = 0; r < R; ++r) {
       const __m512 x = query(r, c);
@@ -251,7 +253,7 @@ struct FoldInput {
 
 /// The first half of folding: scales and offsets of R rows.
 template <int R>
-TERSE_TARGET_AVX512 void measure_queries(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX512 void measure_queries(const ReadFormat& f, int width, const AffineParts& parts,
                                          const float* queries, int begin, int count, int group,
                                          Folded* folded) noexcept {
   __m512 peak[affine_rows], offset[affine_rows];
@@ -269,7 +271,7 @@ TERSE_TARGET_AVX512 void measure_queries(const AffineFormat& f, int width, const
 
 /// The second half: the bytes.
 template <int R>
-TERSE_TARGET_AVX512 void split_queries(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX512 void split_queries(const ReadFormat& f, int width, const AffineParts& parts,
                                        const float* queries, int begin, int count, int group,
                                        Folded* folded) noexcept {
   __m512 inverse[R];
@@ -288,7 +290,7 @@ TERSE_TARGET_AVX512 void split_queries(const AffineFormat& f, int width, const A
 }
 
 template <int Bits, int R>
-TERSE_TARGET_AVX512 void scores_per_channel(const AffineFormat& f, int width,
+TERSE_TARGET_AVX512 void scores_per_channel(const ReadFormat& f, int width,
                                             const AffineParts& parts, const float* queries,
                                             float* scores, std::intptr_t ahead) noexcept {
   const int stored_quads = ceil_div(width, 4);
@@ -338,7 +340,7 @@ TERSE_TARGET_AVX512 void scores_per_channel(const AffineFormat& f, int width,
 }
 
 template <int Bits, int R>
-TERSE_TARGET_AVX512 void scores_rows(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX512 void scores_rows(const ReadFormat& f, int width, const AffineParts& parts,
                                      const float* queries, const std::byte* prepared, int rows,
                                      int row, float* scores, std::intptr_t ahead) noexcept {
   float* out = scores + static_cast<std::ptrdiff_t>(row) * block_tokens;
@@ -351,7 +353,7 @@ TERSE_TARGET_AVX512 void scores_rows(const AffineFormat& f, int width, const Aff
 }
 
 template <int Bits>
-TERSE_TARGET_AVX512 void scores_bits(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX512 void scores_bits(const ReadFormat& f, int width, const AffineParts& parts,
                                      const float* queries, const std::byte* prepared, int rows,
                                      float* scores, std::intptr_t ahead) noexcept {
   for (int row = 0; row < rows; row += affine_rows) {
@@ -373,13 +375,14 @@ TERSE_TARGET_AVX512 void scores_bits(const AffineFormat& f, int width, const Aff
   }
 }
 
-TERSE_TARGET_AVX512 inline void scores_affine(const AffineFormat& f, int width,
+TERSE_TARGET_AVX512 inline void scores_affine(const AffineFormat& format, int width,
                                               const std::byte* record, const float* queries,
                                               const std::byte* prepared, int rows, float* scores,
                                               const std::byte* next) {
-  if (!covers(f, Side::key, width)) {
-    return portable::scores_affine(f, width, record, queries, prepared, rows, scores, next);
+  if (!covers(format, Side::key, width)) {
+    return portable::scores_affine(format, width, record, queries, prepared, rows, scores, next);
   }
+  const ReadFormat f(format);
   const AffineParts parts(f, Side::key, width, record);
   const std::intptr_t ahead = distance(record, next);
   if (ahead != 0) prefetch_parameters(parts, ahead);

@@ -20,11 +20,11 @@ struct FoldedTokens {
   alignas(64) float words[affine_rows][block_tokens];
   FixedScales fixed;
   CentreShare centres[affine_rows];
-  alignas(16) float offsets[affine_rows];  ///< sum of probability times group minimum
+  alignas(16) float offsets[affine_rows];  ///< sum of probability times group middle
 };
 
 template <int R>
-TERSE_TARGET_AVX512 void fold_probabilities(const AffineFormat& f, const AffineParts& parts,
+TERSE_TARGET_AVX512 void fold_probabilities(const ReadFormat& f, const AffineParts& parts,
                                             const float* probabilities, int group,
                                             FoldedTokens* folded) noexcept {
   __m512 x[affine_rows][4], peak[affine_rows], offset[affine_rows];
@@ -37,14 +37,16 @@ TERSE_TARGET_AVX512 void fold_probabilities(const AffineFormat& f, const AffineP
   TERSE_UNROLL
   for (int v = 0; v < 4; ++v) {
     const __m512 scale = load_halves(parts.scales, group * block_tokens + v * 16);
-    __m512 minimum = _mm512_setzero_ps();
-    if (f.has_min) minimum = load_halves(parts.minima, group * block_tokens + v * 16);
+    __m512 middle = _mm512_setzero_ps();
+    if (f.has_min) {
+      middle = middles(f, scale, load_halves(parts.minima, group * block_tokens + v * 16));
+    }
     TERSE_UNROLL
     for (int r = 0; r < R; ++r) {
       const __m512 p = _mm512_loadu_ps(probabilities + r * block_tokens + v * 16);
       x[r][v] = _mm512_mul_ps(p, scale);
       peak[r] = max_magnitude(peak[r], x[r][v]);
-      offset[r] = _mm512_fmadd_ps(p, minimum, offset[r]);  // NaN where p is not finite
+      offset[r] = _mm512_fmadd_ps(p, middle, offset[r]);  // NaN where p is not finite
     }
   }
   set_scales(max_each(peak[0], peak[1], peak[2], peak[3]), &folded->fixed);
@@ -127,7 +129,7 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
 }
 
 template <int Bits, int R>
-TERSE_TARGET_AVX512 void values_rows(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX512 void values_rows(const ReadFormat& f, int width, const AffineParts& parts,
                                      const float* probabilities, float* accumulators,
                                      std::intptr_t ahead) noexcept {
   constexpr int tile_bytes = 16 * block_tokens * Bits / 8;
@@ -154,7 +156,7 @@ TERSE_TARGET_AVX512 void values_rows(const AffineFormat& f, int width, const Aff
 }
 
 template <int Bits>
-TERSE_TARGET_AVX512 void values_bits(const AffineFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX512 void values_bits(const ReadFormat& f, int width, const AffineParts& parts,
                                      const float* probabilities, int rows, float* accumulators,
                                      std::intptr_t ahead) noexcept {
   for (int row = 0; row < rows; row += affine_rows) {
@@ -178,13 +180,14 @@ TERSE_TARGET_AVX512 void values_bits(const AffineFormat& f, int width, const Aff
   }
 }
 
-TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& f, int width,
+TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& format, int width,
                                               const std::byte* record, const float* probabilities,
                                               int rows, float* accumulators,
                                               const std::byte* next) {
-  if (f.granularity != Granularity::per_token || !covers(f, Side::value, width)) {
-    return portable::values_affine(f, width, record, probabilities, rows, accumulators, next);
+  if (format.granularity != Granularity::per_token || !covers(format, Side::value, width)) {
+    return portable::values_affine(format, width, record, probabilities, rows, accumulators, next);
   }
+  const ReadFormat f(format);
   const AffineParts parts(f, Side::value, width, record);
   const std::intptr_t ahead = distance(record, next);
   if (ahead != 0) prefetch_parameters(parts, ahead);

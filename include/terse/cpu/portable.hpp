@@ -37,16 +37,27 @@ inline float exp_nonpositive(float x) noexcept {
   return y * power(half) * power(n - half);
 }
 
+/// Rows whose sums of one pass lie on the stack.
+inline constexpr int row_tile = 8;
+
 template <class T>
 void scores(const float* queries, int rows, int width, const T* keys, int tokens, float* scores) {
-  for (int row = 0; row < rows; ++row) {
-    float sum[block_tokens] = {};
-    const float* q = queries + static_cast<std::size_t>(row) * static_cast<std::size_t>(width);
+  for (int first = 0; first < rows; first += row_tile) {
+    const int count = rows - first < row_tile ? rows - first : row_tile;
+    const float* q = queries + static_cast<std::size_t>(first) * static_cast<std::size_t>(width);
+    float sum[row_tile][block_tokens] = {};
     for (int c = 0; c < width; ++c) {
-      const T* k = keys + static_cast<std::size_t>(c * tokens);
-      for (int t = 0; t < tokens; ++t) sum[t] += q[c] * as_float(k[t]);
+      float k[block_tokens];
+      for (int t = 0; t < tokens; ++t) k[t] = as_float(keys[c * tokens + t]);
+      for (int r = 0; r < count; ++r) {
+        const float x = q[r * width + c];
+        for (int t = 0; t < tokens; ++t) sum[r][t] += x * k[t];
+      }
     }
-    std::memcpy(scores + row * block_tokens, sum, static_cast<std::size_t>(tokens) * sizeof *sum);
+    for (int r = 0; r < count; ++r) {
+      std::memcpy(scores + (first + r) * block_tokens, sum[r],
+                  static_cast<std::size_t>(tokens) * sizeof(float));
+    }
   }
 }
 
@@ -54,17 +65,24 @@ template <class T>
 void values(const float* probabilities, int rows, int width, const T* values, int tokens,
             float* accumulators) {
   constexpr int tile = 64;
-  for (int row = 0; row < rows; ++row) {
-    const float* p = probabilities + row * block_tokens;
-    float* out = accumulators + static_cast<std::size_t>(row) * static_cast<std::size_t>(width);
+  for (int first = 0; first < rows; first += row_tile) {
+    const int rows_here = rows - first < row_tile ? rows - first : row_tile;
+    const float* p = probabilities + first * block_tokens;
     for (int begin = 0; begin < width; begin += tile) {
       const int count = width - begin < tile ? width - begin : tile;
-      float sum[tile] = {};
+      float sum[row_tile][tile] = {};
       for (int t = 0; t < tokens; ++t) {
-        const T* v = values + static_cast<std::size_t>(t * width + begin);
-        for (int c = 0; c < count; ++c) sum[c] += p[t] * as_float(v[c]);
+        float v[tile];
+        for (int c = 0; c < count; ++c) v[c] = as_float(values[t * width + begin + c]);
+        for (int r = 0; r < rows_here; ++r) {
+          const float x = p[r * block_tokens + t];
+          for (int c = 0; c < count; ++c) sum[r][c] += x * v[c];
+        }
       }
-      for (int c = 0; c < count; ++c) out[begin + c] += sum[c];
+      for (int r = 0; r < rows_here; ++r) {
+        float* out = accumulators + (first + r) * width + begin;
+        for (int c = 0; c < count; ++c) out[c] += sum[r][c];
+      }
     }
   }
 }
@@ -94,24 +112,49 @@ inline void values_e4m3(const float* probabilities, int rows, int width, const s
   values(probabilities, rows, width, v, tokens, accumulators);
 }
 
-/// A code of at most 8 bits times an fp16 scale is exact, so a sum rounds once, fused or not.
-inline float decode_one(const AffineFormat& f, const AffineParts& parts, unsigned code,
-                        int param) noexcept {
-  const float x =
-      (static_cast<float>(code) - f.centre) * terse::detail::load_half(parts.scales, param);
-  return f.has_min ? x + terse::detail::load_half(parts.minima, param) : x;
-}
+/// The parameters of one channel's 64 tokens.
+struct ChannelParams {
+  float scale[block_tokens];
+  float minimum[block_tokens] = {};
+  int last = -1;  ///< index of the first parameter, to load a group's only once
 
-/// Decodes channels [begin, end) of all 64 tokens, `[channel, token]` or `[token, channel]`.
+  void load(const AffineFormat& f, int width, const AffineParts& parts, int channel) noexcept {
+    const int first = affine_param_index(f, width, 0, channel);
+    if (first == last) return;
+    last = first;
+    const int run = f.granularity == Granularity::per_channel ? f.group : 1;
+    for (int t = 0; t < block_tokens; t += run) {
+      const int at = affine_param_index(f, width, t, channel);
+      const float s = terse::detail::load_half(parts.scales, at);
+      const float m = f.has_min ? terse::detail::load_half(parts.minima, at) : 0.0f;
+      for (int i = t; i < t + run; ++i) {
+        scale[i] = s;
+        minimum[i] = m;
+      }
+    }
+  }
+};
+
+/// Decodes channels [begin, end) of all 64 tokens, `[channel, token]` or `[token, channel]`. A code
+/// of at most 8 bits times an fp16 scale is exact, so the sum rounds once, fused or not.
 template <int Bits>
 void decode_channels(const AffineFormat& f, Side side, int width, const AffineParts& parts,
                      int begin, int end, float* out) {
+  ChannelParams params;
   for (int c = begin; c < end; ++c) {
+    params.load(f, width, parts, c);
+    float x[block_tokens];
     for (int t = 0; t < block_tokens; ++t) {
       const unsigned code = load_code<Bits>(parts.codes, code_place<Bits>(side, width, t, c));
-      out[side == Side::key ? (c - begin) * block_tokens + t : t * (end - begin) + c - begin] =
-          decode_one(f, parts, code, affine_param_index(f, width, t, c));
+      x[t] = static_cast<float>(code) - f.centre;
     }
+    for (int t = 0; t < block_tokens; ++t) x[t] *= params.scale[t];
+    if (f.has_min) {
+      for (int t = 0; t < block_tokens; ++t) x[t] += params.minimum[t];
+    }
+    const int step = side == Side::key ? 1 : end - begin;
+    float* to = out + (side == Side::key ? (c - begin) * block_tokens : c - begin);
+    for (int t = 0; t < block_tokens; ++t) to[t * step] = x[t];
   }
 }
 

@@ -63,6 +63,18 @@ struct AffineParts {
   }
 };
 
+/// A format as kernels read it. Where groups have minima, codes count from the middle of their grid
+/// and minima become middles (minimum + lift * scale): two large sums would cancel otherwise.
+struct ReadFormat : AffineFormat {
+  float lift = 0.0f;
+
+  explicit ReadFormat(const AffineFormat& f) noexcept : AffineFormat(f) {
+    if (!f.has_min) return;
+    centre = static_cast<float>((1 << f.bits) - 1) / 2.0f;
+    lift = centre - f.centre;
+  }
+};
+
 /// Rows that one pass over a dense block serves: the largest tile that fits the registers, without
 /// leaving a thin remainder.
 constexpr int dense_row_tile(int rows) noexcept {

@@ -1,0 +1,206 @@
+"""evaluate_policies as its users run it."""
+
+import csv
+import io
+import json
+import re
+import xml.etree.ElementTree
+
+from program_test_case import ProgramTestCase, RealModelTestCase, main
+
+OPTIONS = ["model", "text", "skip-chars", "tokens", "windows", "haystack", "calibration-text",
+           "calibration-tokens", "policy", "list-policies", "full", "tail", "passkeys",
+           "passkey-tokens", "speed-steps", "threads", "csv", "markdown", "svg", "json"]
+ROW_FIELDS = ["policy", "bits_per_element", "bytes_per_token", "mean_kl", "median_kl", "p99_kl",
+              "p999_kl", "perplexity", "delta_log_perplexity", "top1_agreement",
+              "passkey_digits_right", "passkey_nll", "tokens_per_second"]
+RUN_FIELDS = ["model", "texts", "version", "compiler", "instruction_set", "threads", "rows"]
+
+
+class OutputChecks:
+    """Mixed into test cases that run the program."""
+
+    def check_outputs(self, model, novel, policies, *arguments):
+        names = {kind: self.path("out." + kind) for kind in ("csv", "markdown", "svg", "json")}
+        options = [part for kind, path in names.items() for part in ("--" + kind, path)]
+        result = self.assert_runs("--model", model, "--text", novel, "--policy",
+                                  ",".join(policies), *arguments, *options)
+        # Not a terminal: no progress bar.
+        self.assertEqual(sorted(result.stderr.splitlines()),
+                         sorted("wrote " + path for path in names.values()))
+        for line in result.stdout.splitlines():
+            self.assertLessEqual(len(line), 140)
+        for policy in policies:
+            self.assertEqual(len(re.findall(f"^{policy} ", result.stdout, re.MULTILINE)), 1)
+
+        with open(names["json"], encoding="utf-8") as file:
+            report = json.load(file)
+        for field in RUN_FIELDS:
+            self.assertIn(field, report)
+        for entry in (report["model"], *report["texts"]):
+            self.assertRegex(entry["sha256"], "^[0-9a-f]{64}$")
+        self.assertEqual([row["policy"] for row in report["rows"]], policies)
+        for row in report["rows"]:
+            for field in ROW_FIELDS:
+                self.assertIn(field, row)
+
+        with open(names["csv"], encoding="utf-8", newline="") as file:
+            lines = list(csv.DictReader(file))
+        self.assertEqual([line["policy"] for line in lines], policies)
+        for line, row in zip(lines, report["rows"]):
+            for field in ROW_FIELDS[1:]:
+                text = line[field]
+                self.assertEqual(float(text) if text else None, row[field], field)
+
+        with open(names["markdown"], encoding="utf-8") as file:
+            markdown = file.read().splitlines()
+        self.assertEqual(len(markdown), 2 + len(policies))
+        self.assertEqual(len({line.count("|") for line in markdown}), 1)
+
+        root = xml.etree.ElementTree.parse(names["svg"]).getroot()
+        self.assertEqual(root.tag, "{http://www.w3.org/2000/svg}svg")
+        labels = "".join(root.itertext())
+        for policy in policies:
+            self.assertIn(policy, labels)
+        return report
+
+
+class CommandLine(ProgramTestCase):
+    def refused(self, named, *arguments):
+        self.assert_refused(named, "--model", self.model, "--text", self.novel, *arguments)
+
+    def test_help_explains_every_option(self):
+        self.assert_help_is_complete(OPTIONS)
+
+    def test_policies_are_listed(self):
+        result = self.assert_runs("--list-policies")
+        self.assertEqual(result.stderr, "")
+        names = [line.split()[0] for line in result.stdout.splitlines()]
+        self.assertEqual(names[0], "identity")
+        self.assertEqual(len(names), len(set(names)))
+        for name in names:
+            self.assertIn(name, self.assert_runs("--help").stdout)
+        self.assertGreaterEqual(result.stdout.count("\n") - result.stdout.count("not in the"), 12)
+
+    def test_bad_options(self):
+        self.refused("--policy", "--polcy", "identity")
+        self.refused("did you mean 'kivi-2'", "--policy", "kivi2")
+        self.refused("nonsense", "nonsense")
+        for option, value in [("--tokens", "63"), ("--tokens", "many"), ("--tokens", "1e9"),
+                              ("--windows", "0"), ("--passkeys", "-1"), ("--skip-chars", "-1"),
+                              ("--speed-steps", "x"), ("--threads", "-2"), ("--tail", "none"),
+                              ("--passkey-tokens", "10")]:
+            self.refused(option, f"{option}={value}")
+        self.refused("--tokens", "--tokens")
+        self.assert_refused("--model")
+        self.assert_refused("--text", "--model", self.model)
+
+    def test_bad_files(self):
+        none, folder = self.path("none-such"), str(self.folder)
+        self.assert_refused(none, "--model", none, "--text", self.novel)
+        self.assert_refused(folder, "--model", folder, "--text", self.novel)
+        self.assert_refused("empty", "--model", self.empty, "--text", self.novel)
+        short_run = ("--policy", "identity", "--tokens", "64", "--passkey-tokens", "256")
+        for option in ("--text", "--haystack", "--calibration-text"):
+            policy = ("--policy", "latents-x-int4") if option == "--calibration-text" else ()
+            for bad in (none, folder, self.empty):
+                self.refused(bad, *short_run, *policy, option, bad)
+        for option in ("--csv", "--markdown", "--svg", "--json"):
+            for bad in (folder, self.path("none-such/out")):
+                self.refused(bad, *short_run, option, bad)
+
+    def test_damaged_models(self):
+        for path in self.damaged_models():
+            self.assert_refused(path, "--model", path, "--text", self.novel)
+
+    def test_texts_that_are_too_short(self):
+        self.assert_refused(self.note, "--model", self.model, "--text", self.note)
+        self.assert_refused("too short", "--model", self.model, "--text", self.note,
+                            "--skip-chars", "0")
+        self.refused("too short", "--windows", "1000")
+        self.refused("too short", "--tokens", "64", "--haystack", self.note, "--passkeys", "1")
+        self.refused("too short", "--tokens", "64", "--passkeys", "0", "--policy", "latents-x-int4",
+                     "--calibration-text", self.note, "--skip-chars", "0")
+
+    def test_windows_longer_than_the_model_was_trained_for(self):
+        self.refused("context of 1024", "--tokens", "1025", "--passkeys", "0")
+        self.refused("context of 1024", "--tokens", "64", "--passkey-tokens", "1025")
+
+
+class SmallModel(OutputChecks, ProgramTestCase):
+    def test_every_output(self):
+        policies = ["kivi-2", "identity", "h2o-50", "latents-x-int4-x-h2o-50"]
+        report = self.check_outputs(
+            self.model, self.novel, policies, "--tokens", "256", "--windows", "2", "--passkeys",
+            "2", "--passkey-tokens", "300", "--calibration-tokens", "512", "--speed-steps", "2",
+            "--threads", "2")
+        self.assertEqual(report["model"]["name"], "tiny")
+        self.assertEqual(report["threads"], 2)
+        self.assertEqual([(r["first"], r["last"]) for r in report["texts"][0]["token_ranges"]],
+                         [(0, 256), (256, 512)])
+        rows = {row["policy"]: row for row in report["rows"]}
+        self.assertLess(rows["identity"]["mean_kl"], 1e-6)
+        self.assertEqual(rows["identity"]["bits_per_element"], 16)
+        self.assertEqual(rows["kivi-2"]["bits_per_element"], 3)
+        self.assertGreater(rows["kivi-2"]["mean_kl"], rows["identity"]["mean_kl"])
+        self.assertLess(rows["h2o-50"]["bytes_per_token"], rows["identity"]["bytes_per_token"])
+        for row in report["rows"]:
+            self.assertEqual(row["scored_positions"], 2 * 127)
+            self.assertIsNone(row["p999_kl"])  # far fewer than 10,000 positions
+            self.assertGreater(row["tokens_per_second"], 0)
+            self.assertGreaterEqual(row["passkey_nll"], 0)
+
+    def test_rows_do_not_depend_on_threads(self):
+        reports = []
+        for threads in (1, 3):
+            path = self.path("threads.json")
+            self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "128",
+                             "--policy", "kivi-4,h2o-50,latents-k75-v75", "--passkeys", "0",
+                             "--calibration-tokens", "512", "--speed-steps", "0", "--threads",
+                             threads, "--json", path)
+            with open(path, encoding="utf-8") as file:
+                reports.append(json.load(file)["rows"])
+        self.assertEqual(*reports)
+        self.assertIsNone(reports[0][0]["tokens_per_second"])
+        self.assertIsNone(reports[0][0]["passkey_nll"])
+
+    def test_all_means_all(self):
+        names = [line.split()[0]
+                 for line in self.assert_runs("--list-policies").stdout.splitlines()]
+        path = self.path("all.csv")
+        self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "64", "--policy",
+                         "all", "--passkeys", "0", "--calibration-tokens", "512", "--speed-steps",
+                         "0", "--csv", path)
+        with open(path, encoding="utf-8") as file:
+            self.assertEqual([row["policy"] for row in csv.DictReader(io.StringIO(file.read()))],
+                             names)
+
+    def test_the_chunk_rule_changes_tails(self):
+        rows = {}
+        for tail in ("own", "chunk-128"):
+            path = self.path("tail.json")
+            self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "512",
+                             "--policy", "int4-rotated,int4-rotated-tail", "--passkeys", "0",
+                             "--speed-steps", "0", "--tail", tail, "--json", path)
+            with open(path, encoding="utf-8") as file:
+                report = json.load(file)
+            self.assertEqual(report["options"]["tail"], tail)
+            rows[tail] = {row["policy"]: row["mean_kl"] for row in report["rows"]}
+        self.assertEqual(rows["own"]["int4-rotated"], rows["chunk-128"]["int4-rotated"])
+        self.assertNotEqual(rows["own"]["int4-rotated-tail"],
+                            rows["chunk-128"]["int4-rotated-tail"])
+
+
+class RealModel(OutputChecks, RealModelTestCase):
+    def test_a_small_run(self):
+        report = self.check_outputs(
+            self.real_model, self.persuasion, ["identity", "kivi-2"], "--tokens", "128",
+            "--passkeys", "0", "--speed-steps", "1")
+        identity = report["rows"][0]
+        self.assertLess(identity["mean_kl"], 1e-6)
+        self.assertGreater(identity["perplexity"], 15)
+        self.assertLess(identity["perplexity"], 80)
+
+
+if __name__ == "__main__":
+    main()
