@@ -35,8 +35,8 @@ std::string read_text(const std::string& path, std::int64_t skip, std::int64_t l
   const auto bytes = file.bytes();
   const auto size = static_cast<std::int64_t>(bytes.size());
   if (skip >= size) {
-    throw InputError("the text '" + path + "' has " + std::to_string(size) +
-                     " bytes, too few to skip " + std::to_string(skip));
+    throw InputError("the text '" + path + "' is too short: it has " + std::to_string(size) +
+                     " bytes, and its first " + std::to_string(skip) + " are skipped");
   }
   const std::string text(reinterpret_cast<const char*>(bytes.data()) + skip,
                          static_cast<std::size_t>(std::min(limit, size - skip)));

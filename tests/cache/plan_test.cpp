@@ -64,7 +64,6 @@ void fill_completely(const PolicyConfig<PolicyOf<P>>& policy = {}) {
   REQUIRE(d.cache.evict(a).ok());
   REQUIRE(d.cache.compact(a, true).ok());
   REQUIRE(d.cache.truncate(b, 100).ok());
-  const MemoryPlan plan = *Driver<L, P>::Cache::plan(d.config, d.policies);
   for (int which = 0; which < 3; ++which) {
     Buffers view = d.buffers.view();
     Span<std::byte>& one = which == 0 ? view.pages : which == 1 ? view.tails : view.state;

@@ -554,6 +554,7 @@ class KVCache {
   /// Slots of class `c`: the highest slot that a layer names, plus one.
   static Status count_slots(const CacheConfig& config, int c, int* slots) noexcept {
     *slots = 0;
+    if (config.num_layers <= 0) return {};  // make_class_shape says so
     if (config.layers.empty()) {
       *slots = c == 0 ? config.num_layers : 0;
     } else {

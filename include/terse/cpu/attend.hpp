@@ -171,10 +171,10 @@ void load_queries(const AttendCall<Ref>& call, std::size_t part, int unit, std::
       for (int g = 0; g < group; ++g) {
         const int head = (unit * shape.unit.heads_per_unit + h) * group + g;
         const int v = vector_index(h, row, g, p.rows, group);
-        float* q = s.queries[0] + static_cast<std::size_t>(v) * shape.head_dim;
+        float* q = s.queries[0] + static_cast<std::size_t>(v * shape.head_dim);
         call.in.queries.load(row0 + row, head, shape.head_dim, q);
         for (int variant = 0; variant < 2 && s.queries[variant] != nullptr; ++variant) {
-          float* x = s.queries[variant] + static_cast<std::size_t>(v) * shape.head_dim;
+          float* x = s.queries[variant] + static_cast<std::size_t>(v * shape.head_dim);
           if (variant == 1) {
             call.in.queries.load(row0 + row, head, shape.head_dim, x);
             if (shift != 0) rotate(call.r.rope, static_cast<double>(shift), x);
@@ -243,7 +243,7 @@ void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int 
       rebuild_keys(call.r, call.table, unit * shape.unit.heads_per_unit + h, tokens, s.keys,
                    s.angles, s.rebuilt);
       call.table.scores_f32(
-          s.queries[variant] + static_cast<std::size_t>(h * per_head) * shape.head_dim, per_head,
+          s.queries[variant] + static_cast<std::size_t>(h * per_head * shape.head_dim), per_head,
           shape.head_dim, s.rebuilt, block_tokens,
           s.scores + static_cast<std::size_t>(h * per_head) * block_tokens);
     }
@@ -351,30 +351,37 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
   const int begin = p.splits == 1 ? 0 : split * split_entries;
   const int end = p.splits == 1 ? count : std::min(count, begin + split_entries);
   const int group = r.shape.query_heads / r.shape.kv_heads;
-  visit_blocks(call, sequence, unit, begin, end, p, s,
-               [&](Source source, int e, int variant, auto&& select) {
-                 const std::byte* block = source_block(r, source, sequence, unit, e);
-                 const std::byte* next =
-                     source == Source::encoded && e + 1 < end && has_block(r, sequence, unit, e + 1)
-                         ? r.block(sequence, unit, e + 1)
-                         : nullptr;
-                 block_scores(call, source, sequence, unit, e, variant, block, next, p, s);
-                 for (int v = 0; v < p.vectors; ++v) {
-                   const std::uint64_t mask = select(v / group % p.rows);
-                   float* scores = s.scores + static_cast<std::size_t>(v) * block_tokens;
-                   if (mask == 0) {
-                     std::memset(scores, 0, block_tokens * sizeof(float));
-                     continue;
-                   }
-                   const float factor = call.table.softmax_block(scores, mask, s.states + v);
-                   if (factor != 1.0f) {
-                     call.table.scale(s.accumulators + static_cast<std::size_t>(v) * width, width,
-                                      factor);
-                   }
-                 }
-                 block_values(call, source, block,
-                              next == nullptr ? nullptr : next + r.shape.value_offset(0), p, s);
-               });
+  visit_blocks(
+      call, sequence, unit, begin, end, p, s,
+      [&](Source source, int e, int variant, auto&& select) {
+        const std::byte* block = source_block(r, source, sequence, unit, e);
+        const std::byte* next =
+            source == Source::encoded && e + 1 < end && has_block(r, sequence, unit, e + 1)
+                ? r.block(sequence, unit, e + 1)
+                : nullptr;
+        block_scores(call, source, sequence, unit, e, variant, block, next, p, s);
+        for (int v = 0; v < p.vectors; v += group) {  // the members of a group share a mask
+          const std::uint64_t mask = select(v / group % p.rows);
+          const auto first = static_cast<std::size_t>(v);
+          float* scores = s.scores + first * block_tokens;
+          if (mask == 0) {
+            std::memset(scores, 0, static_cast<std::size_t>(group) * block_tokens * sizeof(float));
+          } else {
+            call.table.softmax_rows(scores, group, mask, s.states + v, width,
+                                    s.accumulators + first * static_cast<std::size_t>(width));
+          }
+        }
+        block_values(call, source, block,
+                     next == nullptr ? nullptr : next + r.shape.value_offset(0), p, s);
+      });
+}
+
+/// The same array of another split of the unit: items of a unit follow each other in the workspace.
+template <class Ref, class T>
+[[nodiscard]] const T* at_split(const AttendCall<Ref>& call, const T* of_split_0,
+                                int split) noexcept {
+  return reinterpret_cast<const T*>(reinterpret_cast<const std::byte*>(of_split_0) +
+                                    static_cast<std::size_t>(split) * call.item_bytes);
 }
 
 /// Merges the splits of a unit into split 0, leaves the basis, projects and stores.
@@ -395,21 +402,20 @@ void finish_unit(const AttendCall<Ref>& call, std::size_t part, int unit,
         const int head = kv_head * group + g;
         float high = call.params.sink_logits == nullptr ? -INFINITY : call.params.sink_logits[head];
         for (int split = 0; split < p.splits; ++split) {
-          high = std::max(high, item_scratch(call, part, unit, split).states[v].max);
+          high = std::max(high, at_split(call, s.states, split)[v].max);
         }
         float sum = call.params.sink_logits == nullptr
                         ? 0.0f
                         : std::exp(call.params.sink_logits[head] - high);
         float* mean = s.accumulators + v * width;
         for (int split = 0; split < p.splits; ++split) {
-          const ItemScratch other = item_scratch(call, part, unit, split);
-          const SoftmaxState state = other.states[v];
+          const SoftmaxState state = at_split(call, s.states, split)[v];
           const float weight = state.max == -INFINITY ? 0.0f : std::exp(state.max - high);
           sum += state.sum * weight;
           if (split == 0) {
             for (std::size_t c = 0; c < width; ++c) mean[c] *= weight;
           } else {
-            const float* partial = other.accumulators + v * width;
+            const float* partial = at_split(call, s.accumulators, split) + v * width;
             for (std::size_t c = 0; c < width; ++c) mean[c] += partial[c] * weight;
           }
         }

@@ -16,12 +16,12 @@
 #include <string>
 #include <vector>
 
-#include "model/gguf.hpp"
-#include "model/half.hpp"
-#include "model/input_error.hpp"
-#include "model/llama.hpp"
-#include "model/reference_attention.hpp"
-#include "model/tokenizer.hpp"
+#include "gguf.hpp"
+#include "half.hpp"
+#include "input_error.hpp"
+#include "llama.hpp"
+#include "reference_attention.hpp"
+#include "tokenizer.hpp"
 
 namespace {
 

@@ -69,5 +69,8 @@ def small_model(context_tokens=1024):
         file += struct.pack(f"<{len(extents)}Q", *extents) + struct.pack("<IQ", 0, len(data))
         count = extents[0] * (extents[1] if len(extents) == 2 else 1)
         spread, centre = (0.3, 1.0) if len(extents) == 1 else (2.0 / extents[0] ** 0.5, 0.0)
-        data += struct.pack(f"<{count}f", *(generator.gauss(centre, spread) for _ in range(count)))
+        numbers = [generator.gauss(centre, spread) for _ in range(count)]
+        if name == "token_embd.weight":
+            numbers[-HIDDEN:] = [0.0] * HIDDEN  # the token that ends a text is never the likeliest
+        data += struct.pack(f"<{count}f", *numbers)
     return file + bytes(-len(file) % 32) + data
