@@ -94,8 +94,10 @@ void Evaluation::make_factors(ProgressBar& progress) {
     if (row->factors.needed()) factors_.try_emplace(row->factors);
   }
   jobs.clear();
-  for (auto& [request, factors] : factors_) {
-    jobs.emplace_back([&, request] { factors = factorise(model_, sum, request); });
+  for (auto& entry : factors_) {
+    jobs.emplace_back([this, &sum, request = entry.first, factors = &entry.second] {
+      *factors = factorise(model_, sum, request);
+    });
   }
   run_jobs(settings_.threads, jobs);
 }

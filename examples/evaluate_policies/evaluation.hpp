@@ -17,8 +17,7 @@ namespace terse::examples {
 /// Everything that one run computes, from a loaded model and texts to rows.
 class Evaluation {
  public:
-  Evaluation(const Settings& settings, LlamaModel& model,
-             std::vector<const PolicyRow*> policies);
+  Evaluation(const Settings& settings, LlamaModel& model, std::vector<const PolicyRow*> policies);
 
   /// Windows of `tokens`, each with a second half that is scored.
   void add_window(std::vector<std::int32_t> tokens) { windows_.push_back(std::move(tokens)); }

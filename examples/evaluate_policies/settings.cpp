@@ -95,8 +95,9 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
       if (row.in_default) s->policies.push_back(row.name);
     }
   }
-  if (s->threads == 0)
+  if (s->threads == 0) {
     s->threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  }
   if (s->haystack_path.empty()) s->haystack_path = s->text_paths.front();
   if (s->calibration_path.empty()) s->calibration_path = s->text_paths.back();
   return true;

@@ -1,6 +1,7 @@
 /// generate: a prompt continued under two cache policies, side by side.
 
 #include <algorithm>
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
@@ -148,7 +149,7 @@ void print_numbers(const std::vector<const PolicyRow*>& policies,
   table.add_column("", Alignment::left);
   for (const PolicyRow* policy : policies) table.add_column(policy->name, Alignment::right);
   const auto bytes = [&](std::size_t i) {
-    return format_grouped(static_cast<long long>(results[i].bytes_per_token + 0.5));
+    return format_grouped(std::llround(results[i].bytes_per_token));
   };
   table.add_row({"bytes per token", bytes(0), bytes(1)});
   table.add_row({"tokens per second", format_fixed(results[0].tokens_per_second, 1),

@@ -7,12 +7,22 @@
 #define TERSE_HOST_DEVICE
 #endif
 
-// Functions whose generated code depends on compiler flags live in a namespace named by these
-// flags, so that translation units built with different flags never share one definition.
-#if defined(__AVX512F__)
+#if defined(__FAST_MATH__)
+#error "terse: compile without -ffast-math; stored codes and NaN checks rely on IEEE arithmetic."
+#endif
+
+// Everything lives in an inline namespace named by the flags that change generated code, so that
+// translation units built for different instruction sets never share one definition.
+#if defined(__AVX512BW__)
+#define TERSE_FLAGS_NAMESPACE built_for_avx512bw
+#elif defined(__AVX512F__)
 #define TERSE_FLAGS_NAMESPACE built_for_avx512
 #elif defined(__FMA__)
 #define TERSE_FLAGS_NAMESPACE built_for_fma
+#elif defined(__AVX2__)
+#define TERSE_FLAGS_NAMESPACE built_for_avx2
+#elif defined(__AVX__)
+#define TERSE_FLAGS_NAMESPACE built_for_avx
 #else
 #define TERSE_FLAGS_NAMESPACE built_for_baseline
 #endif

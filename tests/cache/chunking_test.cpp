@@ -45,7 +45,8 @@ void check_chunks(const CacheConfig& config, const PolicyConfig<PolicyOf<P>>& po
       const auto ra = single.cache.layer(1), rb = chunked.cache.layer(1);
       const GridRecord grid = ra.grids[a.index];
       CHECK(grid.sealed_end == rb.grids[b.index].sealed_end);
-      CHECK(stored_bytes(ra, a.index, grid.sealed_end) == stored_bytes(rb, b.index, grid.sealed_end));
+      CHECK(stored_bytes(ra, a.index, grid.sealed_end) ==
+            stored_bytes(rb, b.index, grid.sealed_end));
       CHECK(single.cache.memory_usage().pages_held == chunked.cache.memory_usage().pages_held);
       if (length > 0) CHECK(same_bits(single.attend(a), chunked.attend(b)));
       if (observes && length > 0) {
@@ -84,7 +85,8 @@ TEMPLATE_TEST_CASE("chunks store what single tokens store", "[cache][chunks]", I
 
 TEST_CASE("chunks with tails and sinks store what single tokens store", "[cache][chunks]") {
   check_chunks<Kivi4>(config(64, 320), {.tail = TailSpec{40, 64, 4}}, boundaries, {5, 200});
-  check_chunks<Int4Rotated>(config(64, 320), {.tail = TailSpec{64, 128, 16}}, boundaries, {31, 200});
+  check_chunks<Int4Rotated>(config(64, 320), {.tail = TailSpec{64, 128, 16}}, boundaries,
+                            {31, 200});
 }
 
 TEST_CASE("chunks that evict at the same lengths store the same", "[cache][chunks]") {

@@ -61,8 +61,8 @@ TEMPLATE_TEST_CASE("a window returns every page behind it", "[cache][evict]", Pa
 
 TEST_CASE("a full pool takes tokens again after eviction, without end", "[cache][evict]") {
   using P = Compose<Kivi2, StreamingLLM>;
-  Driver<PagedLayout<>, P> d(config(),
-                             {.eviction = {.sink_tokens = 4, .window_tokens = 128}, .num_pages = 14});
+  Driver<PagedLayout<>, P> d(
+      config(), {.eviction = {.sink_tokens = 4, .window_tokens = 128}, .num_pages = 14});
   const SequenceId s = d.create();
   for (int i = 0; i < 60; ++i) {
     REQUIRE(d.step(s, 50).ok());
@@ -107,7 +107,9 @@ TEST_CASE("compaction of per-token codes keeps attention", "[cache][compact]") {
     CHECK(relative_l2(d.attend(s, 3).output, d.attend(s, 3, Path::oracle).output) < 1e-5);
   };
   const RandomEvictor::Params most{.drop_percent = 70};
-  check([&] { return Driver<PerHead, Compose<Int8, RandomlyEvicted>>(config(), {.eviction = most}); });
+  check([&] {
+    return Driver<PerHead, Compose<Int8, RandomlyEvicted>>(config(), {.eviction = most});
+  });
   check([&] {
     return Driver<PagedLayout<>, Compose<Int4Rotated, RandomlyEvicted>>(
         config(), {.eviction = most, .tail = TailSpec{.sink_tokens = 16}});

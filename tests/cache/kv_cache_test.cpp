@@ -88,7 +88,8 @@ TEST_CASE("arguments out of range are refused", "[cache]") {
   const SequenceId a = d.create(), b = d.create();
   REQUIRE(d.step(a, 5).ok());
   const auto bad = StatusCode::invalid_argument;
-  const StepPart none{a, 0}, many{a, 71}, twice[] = {{a, 1}, {a, 1}}, three[] = {{a, 1}, {b, 1}, {a, 1}};
+  const StepPart none{a, 0}, many{a, 71}, twice[] = {{a, 1}, {a, 1}},
+                                          three[] = {{a, 1}, {b, 1}, {a, 1}};
   refused(d, StatusCode::too_many_sequences, [&] { return d.cache.create_sequence().status(); });
   refused(d, bad, [&] { return d.cache.begin_step({}); });
   refused(d, bad, [&] { return d.cache.begin_step({&none, 1}); });
@@ -116,9 +117,9 @@ TEST_CASE("append refuses null, short strides, NaN and infinity, and works when 
   const TokenRows good = token_rows(d.shape(), 1, 0, 62, 3);
   for (std::vector<float> TokenRows::*member :
        {&TokenRows::keys, &TokenRows::values, &TokenRows::gate_logits}) {
-    for (const float x : {std::numeric_limits<float>::quiet_NaN(),
-                          std::numeric_limits<float>::infinity(),
-                          -std::numeric_limits<float>::infinity()}) {
+    for (const float x :
+         {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+          -std::numeric_limits<float>::infinity()}) {
       TokenRows bad = good;
       (bad.*member).back() = x;
       refused(d, StatusCode::not_finite,

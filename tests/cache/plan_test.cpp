@@ -45,7 +45,8 @@ void check_sizes(int tail_blocks) {
   CHECK(plan.pages_bytes == unit * 2u /*heads*/ * 2u /*slots*/ * 2u /*sequences*/ * 6u);
   CHECK(plan.tails_bytes ==
         static_cast<std::size_t>(tail_blocks) * 64 * 64 * 2 * 2 /*sides*/ * 2 * 2 * 2);
-  CHECK(plan.classes[0].bits_per_element == Approx(8.0 * static_cast<double>(unit) / (2 * 64 * 64)));
+  CHECK(plan.classes[0].bits_per_element ==
+        Approx(8.0 * static_cast<double>(unit) / (2 * 64 * 64)));
 }
 
 /// A cache over exactly `plan` bytes works; under AddressSanitizer any byte beyond is noticed.
@@ -172,9 +173,8 @@ TEST_CASE("factors of latents are checked", "[cache][plan]") {
   });
   bad = good;
   bad.value_rank = 0;
-  with(bad, bad, [](const auto& p) {
-    refuses<Latent>(small(), p, StatusCode::invalid_argument, "1..4096");
-  });
+  with(bad, bad,
+       [](const auto& p) { refuses<Latent>(small(), p, StatusCode::invalid_argument, "1..4096"); });
   bad = good;
   bad.key_rank = 16;
   with(good, bad, [](const auto& p) {

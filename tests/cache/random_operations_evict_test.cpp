@@ -44,9 +44,9 @@ TEST_CASE("StreamingLLM on KIVI-2, paged", "[random_operations]") {
 
 TEST_CASE("StreamingLLM on rotated int4 with exact sinks, contiguous", "[random_operations]") {
   using P = Compose<Int4Rotated, StreamingLLM>;
-  RandomOperations<ContiguousLayout, P> run({.operations = 6000, .seed = 35},
-                                            {.eviction = {.sink_tokens = 3, .window_tokens = 50},
-                                             .tail = TailSpec{.sink_tokens = 5}});
+  RandomOperations<ContiguousLayout, P> run(
+      {.operations = 6000, .seed = 35},
+      {.eviction = {.sink_tokens = 3, .window_tokens = 50}, .tail = TailSpec{.sink_tokens = 5}});
   REQUIRE(run.go() == "");
 }
 
@@ -60,7 +60,11 @@ TEST_CASE("window without re-indexing on identity, pages per head", "[random_ope
 TEST_CASE("short window on KIVI-4 in long steps, paged", "[random_operations]") {
   using P = Compose<Kivi4R128, SinkWindow>;
   RandomOperations<PagedLayout<>, P> run(
-      {.max_tokens = 512, .max_step_tokens = 200, .operations = 6000, .seed = 38, .long_steps = true},
+      {.max_tokens = 512,
+       .max_step_tokens = 200,
+       .operations = 6000,
+       .seed = 38,
+       .long_steps = true},
       {.eviction = {.sink_tokens = 0, .window_tokens = 10},
        .tail = TailSpec{.min_tokens = 70, .granule_tokens = 64}});
   REQUIRE(run.go() == "");

@@ -38,8 +38,8 @@ void check_speculation(const PolicyConfig<PolicyOf<P>>& policy = {}) {
     REQUIRE(speculative.cache.begin_step({&part, 1}).ok());
     for (int layer = 0; layer < 2; ++layer) {
       TokenRows rows = token_rows(plain.shape(), 1, layer, position, accepted);
-      const TokenRows wrong = token_rows(plain.shape(), rejected_text, layer, position + accepted,
-                                         drafted - accepted);
+      const TokenRows wrong =
+          token_rows(plain.shape(), rejected_text, layer, position + accepted, drafted - accepted);
       rows.keys.insert(rows.keys.end(), wrong.keys.begin(), wrong.keys.end());
       rows.values.insert(rows.values.end(), wrong.values.begin(), wrong.values.end());
       rows.gate_logits.resize(static_cast<std::size_t>(drafted * 2));
@@ -173,7 +173,8 @@ TEMPLATE_TEST_CASE("a cache attached to a byte copy is the same cache", "[cache]
   REQUIRE(d.cache.evict(a).ok());
   Driver<PagedLayout<>, P> copy(config(), policy);
   copy.buffers = d.buffers.copy();
-  auto attached = Driver<PagedLayout<>, P>::Cache::attach(copy.config, copy.buffers.view(), copy.policies);
+  auto attached =
+      Driver<PagedLayout<>, P>::Cache::attach(copy.config, copy.buffers.view(), copy.policies);
   REQUIRE(attached.ok());
   const StepPart part{a, 1};
   const auto queries = query_rows(d.shape(), 5, 169, 1);

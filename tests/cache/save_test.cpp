@@ -132,6 +132,64 @@ TEST_CASE("any damaged byte is noticed, and nothing changes") {
   CHECK(cache.saved(*sequence) == bytes);
 }
 
+/// `bytes` of a single-class file with `change` made to its payload and all checksums renewed.
+template <class F>
+std::vector<std::byte> forged(std::vector<std::byte> bytes, F&& change) {
+  std::byte* payload = bytes.data() + sizeof(detail::SaveHeader) + sizeof(detail::ClassHeader);
+  change(payload);
+  detail::ClassHeader own;
+  std::memcpy(&own, bytes.data() + sizeof(detail::SaveHeader), sizeof own);
+  own.checksum = detail::fingerprint(payload, static_cast<std::size_t>(own.payload_bytes));
+  std::memcpy(bytes.data() + sizeof(detail::SaveHeader), &own, sizeof own);
+  return bytes;
+}
+
+TEST_CASE("a forged file whose checksums fit is refused for what it claims") {
+  SavingCache<PagedLayout<>, Int8> cache;
+  const auto sequence = cache.fixture.cache.create_sequence();
+  REQUIRE(sequence.ok());
+  cache.grow(*sequence, 45);  // 135 tokens: two sealed blocks and an open one
+  const std::vector<std::byte> bytes = cache.saved(*sequence);
+  const auto& shape = cache.fixture.cache.memory_plan().classes[0].shape;
+  const std::size_t first_live =
+      sizeof(GridRecord) + sizeof(std::int32_t) + 3 * (1 + shape.page_bytes);
+  const std::size_t first_position = first_live + 3 * sizeof(std::uint64_t);
+  const auto put = [](std::byte* at, auto value) { std::memcpy(at, &value, sizeof value); };
+  const auto status = [&](auto&& change) {
+    return cache.fixture.cache.load(view(forged(bytes, change)), model).status().code;
+  };
+  CHECK(status([](std::byte*) {}) == StatusCode::ok);
+  CHECK(status([&](std::byte* p) { put(p, std::int64_t{-64}); }) == StatusCode::corrupt_data);
+  CHECK(status([&](std::byte* p) { put(p + 8, std::int64_t{64}); }) == StatusCode::corrupt_data);
+  CHECK(status([&](std::byte* p) { put(p + 16, std::int64_t{7}); }) == StatusCode::corrupt_data);
+  CHECK(status([&](std::byte* p) { put(p + sizeof(GridRecord), std::int32_t{0}); }) ==
+        StatusCode::corrupt_data);
+  CHECK(status([&](std::byte* p) { p[sizeof(GridRecord) + 4] = std::byte{0}; }) ==
+        StatusCode::corrupt_data);
+  CHECK(status([&](std::byte* p) { put(p + first_live + 16, ~std::uint64_t{0}); }) ==
+        StatusCode::corrupt_data);
+  CHECK(status([&](std::byte* p) { put(p + first_position + 4, std::int32_t{200}); }) ==
+        StatusCode::corrupt_data);
+  CHECK(status([&](std::byte* p) { put(p + first_position + 8, std::int32_t{129}); }) ==
+        StatusCode::corrupt_data);
+}
+
+TEST_CASE("a new sequence holds nothing of the one before it") {
+  SavingCache<PagedLayout<>, Kivi2> used, fresh;
+  const auto old = used.fixture.cache.create_sequence();
+  REQUIRE(old.ok());
+  used.grow(*old, 40);
+  REQUIRE(used.fixture.cache.release(*old).ok());
+  const auto a = used.fixture.cache.create_sequence();
+  const auto b = fresh.fixture.cache.create_sequence();
+  REQUIRE(a.ok());
+  REQUIRE(b.ok());
+  used.random = fresh.random = Random(9);
+  used.grow(*a, 2);
+  fresh.grow(*b, 2);
+  CHECK(used.saved(*a) == fresh.saved(*b));
+}
+
 TEST_CASE("bytes of another model, policy or shape are refused by name") {
   SavingCache<PagedLayout<>, Kivi2> cache;
   const auto sequence = cache.fixture.cache.create_sequence();

@@ -39,8 +39,8 @@ Attended attend_layer(const Cache& cache, int layer, SequenceId s, Path path) {
 }  // namespace
 
 TEST_CASE("each layer has the policy and the slot of its place", "[cache][schedule]") {
-  CacheFixture<PagedLayout<>, Two> f(
-      config(), {{}, {.eviction = {.sink_tokens = 0, .window_tokens = 70}}});
+  CacheFixture<PagedLayout<>, Two> f(config(),
+                                     {{}, {.eviction = {.sink_tokens = 0, .window_tokens = 70}}});
   const MemoryPlan& plan = f.cache.memory_plan();
   REQUIRE(plan.num_classes == 2);
   CHECK(plan.classes[0].shape.slots == 2);

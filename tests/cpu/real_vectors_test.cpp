@@ -53,7 +53,7 @@ struct Sample {
       std::vector<double> sum(head_dim);
       double weights = 0;
       for (int t = 0; t < seen; ++t) {
-        const auto at = static_cast<std::size_t>((t * kv_heads + kv_head) * head_dim);
+        const auto at = static_cast<std::size_t>(t * kv_heads + kv_head) * head_dim;
         double logit = 0;
         for (std::size_t c = 0; c < head_dim; ++c) {
           logit += double{queries[static_cast<std::size_t>(row) * head_dim + c]} *

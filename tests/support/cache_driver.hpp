@@ -97,9 +97,8 @@ struct Driver : CacheFixture<L, P> {
                                 int layer = 0) const {
     const StepPart part{s, rows};
     const auto r = cache.layer(layer);
-    return run_attend(r, {&part, 1},
-                      query_rows(shape(), 5, r.visible_tokens(s.index) - rows, rows), path, params,
-                      want_sums);
+    return run_attend(r, {&part, 1}, query_rows(shape(), 5, r.visible_tokens(s.index) - rows, rows),
+                      path, params, want_sums);
   }
 };
 

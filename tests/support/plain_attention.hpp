@@ -76,14 +76,14 @@ PlainAttended plain_attend(const PlainModel<L, Policy>& model, int sequence, int
           seen.push_back(&t);
         }
       }
-      const float* own = queries + static_cast<std::size_t>(row * shape.query_heads + head) * head_dim;
+      const float* own =
+          queries + static_cast<std::size_t>(row * shape.query_heads + head) * head_dim;
       const std::vector<double> query(own, own + head_dim);
       std::vector<double> logits;
       std::vector<std::vector<double>> values;
       std::int64_t index = 0;  // of the key inside the cache
       for (const PlainToken* t : seen) {
-        const bool exact =
-            model.in_tail(s, p, t->position) || t->position < shape.tail.sink_tokens;
+        const bool exact = model.in_tail(s, p, t->position) || t->position < shape.tail.sink_tokens;
         std::vector<double> k = out_of_basis<typename Policy::key_codec>(
             Side::key, exact ? t->data->exact_keys : t->data->keys,
             in_unit / shape.unit.key_heads_per_stream, shape.key_width);

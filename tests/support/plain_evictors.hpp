@@ -74,8 +74,8 @@ struct PlainEvictor<H2O> {
   template <class Token>
   static void select(std::vector<Token*>& tokens, const H2O::Params& params,
                      const SelectContext& context) {
-    const auto recent = static_cast<std::size_t>(
-        std::max(0, params.recent_tokens - context.incoming_tokens));
+    const auto recent =
+        static_cast<std::size_t>(std::max(0, params.recent_tokens - context.incoming_tokens));
     std::vector<Token*> candidates = tokens;
     candidates.resize(tokens.size() > recent ? tokens.size() - recent : 0);
     int heavy = params.heavy_tokens;

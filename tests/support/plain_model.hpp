@@ -8,8 +8,9 @@
 #include <memory>
 #include <vector>
 
-#include "support/plain_evictors.hpp"
 #include "terse/terse.hpp"
+
+#include "support/plain_evictors.hpp"
 
 namespace terse::tests {
 
@@ -134,9 +135,8 @@ class PlainModel {
           row.push_back(std::move(block));
         }
         for (PlainBlock& b : row) {
-          const bool written =
-              b.first[0] >= s.sealed_end &&
-              (shape_.open || b.first[0] + block_tokens <= sealed_by_rule(s, end));
+          const bool written = b.first[0] >= s.sealed_end &&
+                               (shape_.open || b.first[0] + block_tokens <= sealed_by_rule(s, end));
           if (L::paged && written && b.page == nullptr) b.page = make_page();
         }
       }
@@ -150,7 +150,8 @@ class PlainModel {
       for (int u = 0; u < shape_.unit.units; ++u) {
         PlainToken token;
         token.position = s.length + i;
-        const std::size_t vector = static_cast<std::size_t>(i) * units() + static_cast<std::size_t>(u);
+        const std::size_t vector =
+            static_cast<std::size_t>(i) * units() + static_cast<std::size_t>(u);
         auto data = std::make_shared<PlainVectors>();
         data->exact_keys = exact<KeyCodec>(Side::key, in.keys + vector * key_floats());
         data->exact_values = exact<ValueCodec>(Side::value, in.values + vector * value_floats());
@@ -433,8 +434,7 @@ class PlainModel {
 
   [[nodiscard]] float admitted(const float* gate_logits, int token, int unit) const {
     if constexpr (Policy::signal == Signal::gate_logit) {
-      const float* own =
-          gate_logits + token * shape_.kv_heads + unit * shape_.unit.heads_per_unit;
+      const float* own = gate_logits + token * shape_.kv_heads + unit * shape_.unit.heads_per_unit;
       return *std::max_element(own, own + shape_.unit.heads_per_unit);
     } else {
       return 0;
@@ -448,7 +448,8 @@ class PlainModel {
     const int streams = side == Side::key ? shape_.unit.key_streams : shape_.unit.value_streams;
     std::vector<float> x(in, in + streams * width);
     for (float& v : x) v = std::clamp(v, -65504.0f, 65504.0f);
-    for (int s = 0; s < streams; ++s) to_basis<CodecPart>(CodecContext{side, width}, &x[static_cast<std::size_t>(s * width)]);
+    for (int s = 0; s < streams; ++s)
+      to_basis<CodecPart>(CodecContext{side, width}, &x[static_cast<std::size_t>(s * width)]);
     if (!shape_.open) {
       for (float& v : x) v = to_float(to_f16_saturating(v));
     }
@@ -456,7 +457,8 @@ class PlainModel {
   }
 
   /// Fills in what tokens [begin, end) of a block decode to: by the codec's contract a function of
-  /// the token (per token) or of the 64 tokens (per channel). `again`: from what they decode to now.
+  /// the token (per token) or of the 64 tokens (per channel). `again`: from what they decode to
+  /// now.
   void decode(std::vector<PlainToken>& tokens, std::size_t begin, std::size_t end, bool again) {
     std::vector<std::shared_ptr<PlainVectors>> fresh;
     for (std::size_t t = begin; t < end; ++t) {

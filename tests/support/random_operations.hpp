@@ -52,7 +52,8 @@ class RandomOperations {
   static constexpr int num_slots = 2;
 
  public:
-  RandomOperations(const RandomRun& run, PolicyConfig<Policy> policy) : run_(run), random_(run.seed) {
+  RandomOperations(const RandomRun& run, PolicyConfig<Policy> policy)
+      : run_(run), random_(run.seed) {
     config_ = {.num_layers = 3,
                .num_query_heads = run.query_heads,
                .num_kv_heads = run.kv_heads,
@@ -66,8 +67,8 @@ class RandomOperations {
       const int rank = run.head_dim;  // of a joint latent
       for (int s = 0; s < num_slots; ++s) {
         for (int side = 0; side < 2; ++side) {
-          up_.push_back(random_.normals(
-              static_cast<std::size_t>(run.kv_heads * run.head_dim * rank), 0.25f));
+          up_.push_back(
+              random_.normals(static_cast<std::size_t>(run.kv_heads * run.head_dim * rank), 0.25f));
         }
       }
       for (int s = 0; s < num_slots; ++s) {
@@ -77,8 +78,8 @@ class RandomOperations {
       policy.factors = factors_;
     }
     const MemoryPlan unlimited = *Cache::plan(config_, {policy});
-    policy.num_pages =
-        static_cast<std::int64_t>(static_cast<double>(unlimited.classes[0].shape.num_pages) * run.pool_share);
+    policy.num_pages = static_cast<std::int64_t>(
+        static_cast<double>(unlimited.classes[0].shape.num_pages) * run.pool_share);
     policies_ = {policy};
     buffers_.emplace(*Cache::plan(config_, policies_));
     cache_.reset(new Cache(std::move(*Cache::create(config_, buffers_->view(), policies_))));
@@ -197,8 +198,8 @@ class RandomOperations {
   void truncate(int i) {
     name_ = "truncate";
     const auto length = static_cast<int>(model_->sequence(i).length);
-    const int dropped = random_.below(3) == 0 ? random_.below(length + 1)
-                                              : std::min(length, random_.below(6));
+    const int dropped =
+        random_.below(3) == 0 ? random_.below(length + 1) : std::min(length, random_.below(6));
     expect_ok(cache_->truncate(ids_[i], length - dropped));
     model_->truncate(i, length - dropped);
   }
@@ -259,7 +260,9 @@ class RandomOperations {
     for (int i = 0; i < num_sequences; ++i) {
       if (!alive(i) || random_.below(3) == 0) continue;
       const int kind = run_.long_steps ? 3 + random_.below(10) : random_.below(8);
-      const int tokens = kind < 4 ? 1 : kind < 7 ? 1 + random_.below(9) : 1 + random_.below(run_.max_step_tokens);
+      const int tokens = kind < 4   ? 1
+                         : kind < 7 ? 1 + random_.below(9)
+                                    : 1 + random_.below(run_.max_step_tokens);
       parts.push_back({ids_[i], tokens});
     }
     if (parts.empty()) parts.push_back({ids_[any_alive()], 1});
@@ -274,12 +277,11 @@ class RandomOperations {
     std::vector<int> accepted;
     const int kind = random_.below(10);
     for (const StepPart& part : parts) {
-      accepted.push_back(kind == 0   ? 0
-                         : kind <= 3 ? random_.below(part.tokens + 1)
-                                     : part.tokens);
+      accepted.push_back(kind == 0 ? 0 : kind <= 3 ? random_.below(part.tokens + 1) : part.tokens);
     }
-    expect_ok(kind == 0 ? cache_->abandon_step()
-                        : cache_->commit_step(kind <= 3 ? Span<const int>(accepted) : Span<const int>{}));
+    expect_ok(kind == 0
+                  ? cache_->abandon_step()
+                  : cache_->commit_step(kind <= 3 ? Span<const int>(accepted) : Span<const int>{}));
     model_->end_step(accepted);
     appended_[0] = appended_[1] = false;
   }
@@ -298,9 +300,10 @@ class RandomOperations {
     auto values = noise(rows * value_floats);
     const auto gates = noise(rows * heads);
     if (random_.below(100) == 0) values[0] = 1e9f;  // saturates
-    const AppendInputs in{HeadRows::dense(keys.data(), Scalar::f32, key_rows, shape.key_width),
-                          HeadRows::dense(values.data(), Scalar::f32, value_rows, shape.value_width),
-                          HeadRows::dense(gates.data(), Scalar::f32, shape.kv_heads, 1)};
+    const AppendInputs in{
+        HeadRows::dense(keys.data(), Scalar::f32, key_rows, shape.key_width),
+        HeadRows::dense(values.data(), Scalar::f32, value_rows, shape.value_width),
+        HeadRows::dense(gates.data(), Scalar::f32, shape.kv_heads, 1)};
     const Status status = cache_->append(layer, in);
     if (appended_[slot]) {
       return expect(status.code == StatusCode::already_appended, "a slot took tokens twice");
@@ -309,7 +312,8 @@ class RandomOperations {
     appended_[slot] = true;
     std::size_t row = 0;
     for (std::size_t i = 0; i < parts.size(); ++i) {
-      model_->append(slot, i, {&keys[row * key_floats], &values[row * value_floats], &gates[row * heads]});
+      model_->append(slot, i,
+                     {&keys[row * key_floats], &values[row * value_floats], &gates[row * heads]});
       row += static_cast<std::size_t>(parts[i].tokens);
     }
     if constexpr (Policy::signal == Signal::column_sum) observe(layer, parts);
@@ -340,12 +344,14 @@ class RandomOperations {
       }
     }
     expect_ok(cache_->observe(layer, parts, sums));
-    for (const StepPart& part : parts) model_->observe(part.sequence.index, places_[layer].slot, score);
+    for (const StepPart& part : parts)
+      model_->observe(part.sequence.index, places_[layer].slot, score);
   }
 
   void check_attention(int i, int rows) {
     if (model_->sequence(i).length < rows) return;
-    for (int layer = 0; layer < num_slots; ++layer) attend({ids_[i], rows}, places_[layer].slot, layer);
+    for (int layer = 0; layer < num_slots; ++layer)
+      attend({ids_[i], rows}, places_[layer].slot, layer);
   }
 
   /// Both paths against the plain model, on the newest rows of a sequence.
@@ -446,7 +452,8 @@ class RandomOperations {
   }
 
   template <class Ref>
-  void check_block(const Ref& r, int i, int unit, int entry, const std::vector<PlainToken>& tokens) {
+  void check_block(const Ref& r, int i, int unit, int entry,
+                   const std::vector<PlainToken>& tokens) {
     std::size_t next = 0;
     for (std::uint64_t bits = r.live_mask(i, unit, entry); bits != 0; bits &= bits - 1) {
       while (next < tokens.size() && !tokens[next].live) ++next;

@@ -7,10 +7,11 @@
 #include <stdexcept>
 #include <utility>
 
-#include "evaluation/session.hpp"
-#include "report/input_error.hpp"
 #include "terse/cpu/attend.hpp"
 #include "terse/terse.hpp"
+
+#include "evaluation/session.hpp"
+#include "report/input_error.hpp"
 
 namespace terse::examples {
 
@@ -43,17 +44,16 @@ class AlignedMemory {
 
 /// When a policy's evictor runs.
 struct EvictionSchedule {
-  int every_tokens = 0;          ///< 0: never
-  bool before_append = false;    ///< make room first (StreamingLLM) rather than cut afterwards (H2O)
+  int every_tokens = 0;        ///< 0: never
+  bool before_append = false;  ///< make room first (StreamingLLM) rather than cut afterwards (H2O)
   int compact_every_tokens = 0;  ///< 0: never
 };
 
 inline RopeSpec rope_spec(const LlamaConfig& config) {
   // The model's frequencies may be scaled; a cache needs only those it can express.
   RopeSpec rope;
-  rope.pairing = config.rope_pairing == RopePairing::interleaved
-                     ? terse::RopePairing::interleaved
-                     : terse::RopePairing::half_split;
+  rope.pairing = config.rope_pairing == RopePairing::interleaved ? terse::RopePairing::interleaved
+                                                                 : terse::RopePairing::half_split;
   rope.rotary_dim = config.rope_dim;
   const auto pairs = config.rope_frequencies.size();
   if (pairs >= 2) {
@@ -120,8 +120,8 @@ class CacheSession final : public Session {
     pages_.resize(planned->pages_bytes);
     tails_.resize(planned->tails_bytes);
     state_.resize(planned->state_bytes);
-    auto cache = Cache::create(cache_config_, {pages_.span(), tails_.span(), state_.span()},
-                               policies_);
+    auto cache =
+        Cache::create(cache_config_, {pages_.span(), tails_.span(), state_.span()}, policies_);
     check(cache.status());
     cache_.emplace(std::move(*cache));
     const auto sequence = cache_->create_sequence();
@@ -149,12 +149,11 @@ class CacheSession final : public Session {
   void append_layer(int layer, const float* keys, const float* values) override {
     const auto& shape = cache_->memory_plan().classes[0].shape;
     check(cache_->append(
-        layer, {.keys = HeadRows::dense(keys, Scalar::f32,
-                                        shape.unit.units * shape.unit.key_streams,
-                                        shape.key_width),
-                .values = HeadRows::dense(values, Scalar::f32,
-                                          shape.unit.units * shape.unit.value_streams,
-                                          shape.value_width)}));
+        layer,
+        {.keys = HeadRows::dense(keys, Scalar::f32, shape.unit.units * shape.unit.key_streams,
+                                 shape.key_width),
+         .values = HeadRows::dense(values, Scalar::f32, shape.unit.units * shape.unit.value_streams,
+                                   shape.value_width)}));
   }
 
   void attend_layer(int layer, const float* queries, const float* keys, const float* values,
@@ -166,15 +165,14 @@ class CacheSession final : public Session {
     workspace_.resize(cpu::attend_workspace_bytes(ref, parts));
     constexpr bool observes = P::signal == Signal::column_sum;
     if (observes) column_sums_.resize(cache_->column_sum_floats(layer));
-    const AttendInputs in{
-        parts, HeadRows::dense(queries, Scalar::f32, shape.query_heads, shape.head_dim)};
+    const AttendInputs in{parts,
+                          HeadRows::dense(queries, Scalar::f32, shape.query_heads, shape.head_dim)};
     const AttendOutputs out{
         MutableHeadRows::dense(output, Scalar::f32, shape.query_heads, shape.head_dim), nullptr,
         observes ? column_sums_.data() : nullptr};
     if (config_.pool != nullptr) {
-      check(cpu::attend(ref, in, out, workspace_.span(), {}, [this](int count, auto&& f) {
-        config_.pool->parallel_for(count, f);
-      }));
+      check(cpu::attend(ref, in, out, workspace_.span(), {},
+                        [this](int count, auto&& f) { config_.pool->parallel_for(count, f); }));
     } else {
       check(cpu::attend(ref, in, out, workspace_.span()));
     }

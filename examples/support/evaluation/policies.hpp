@@ -12,11 +12,12 @@ namespace terse::examples {
 
 /// Low-rank factors that a policy needs.
 struct FactorRequest {
-  double key_share = 0;    ///< rank / (KV heads * head_dim); 0: the policy needs no factors
+  double key_share = 0;  ///< rank / (KV heads * head_dim); 0: the policy needs no factors
   double value_share = 0;
   bool both_sides = false;  ///< whitened on the output side too
 
   [[nodiscard]] bool needed() const { return key_share > 0; }
+  // NOLINTNEXTLINE(modernize-use-nullptr): clang-tidy 14 takes the comparison with 0 for a pointer
   friend auto operator<=>(const FactorRequest&, const FactorRequest&) = default;
 };
 

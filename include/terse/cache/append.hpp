@@ -5,10 +5,11 @@
 
 #include "terse/cache/class_store.hpp"
 #include "terse/cache/steps.hpp"
+#include "terse/config.hpp"
 #include "terse/core/head_rows.hpp"
 #include "terse/core/scalar.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// Keys and values of a step's tokens, rows in the order of the step's parts.
 ///
@@ -106,6 +107,7 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
   const GridRecord& grid = store.base.grids[sequence];
   const std::int64_t length = r.sequences[sequence].length_tokens;
   const std::int64_t end = length + tokens;
+  r.appended[sequence] = 1;
   for (int u = 0; u < shape.unit.units; ++u) {
     const int row = r.row_of_unit(u);
     const int count = r.entry_count(sequence, row);
@@ -154,4 +156,4 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
 }
 
 }  // namespace detail
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -5,10 +5,11 @@
 #include <cstdint>
 
 #include "terse/cache/ref.hpp"
+#include "terse/config.hpp"
 #include "terse/core/head_rows.hpp"
 #include "terse/core/span.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 struct AttendParams {
   float softmax_scale = 0;        ///< 0: 1 / sqrt(head_dim)
@@ -33,18 +34,24 @@ struct AttendOutputs {
   float* lse_ln =
       nullptr;  ///< `[row, query_head]` or null; natural log, -inf where no token is seen
   /// `[part, unit, entry, 64]` or null: attention probabilities summed over the rows of a part and
-  /// the query heads of a unit. Sizes: KVCache::column_sum_floats.
+  /// the query heads of a unit. Written for the entries in use. Sizes: KVCache::column_sum_floats.
   float* column_sums = nullptr;
 };
 
 /// Combines two attention states over disjoint token sets, in place of the first: outputs
-/// `[rows, channels]`, `lse_ln [rows]`. Empty states (lse_ln = -inf) are neutral.
+/// `[rows, channels]`, `lse_ln [rows]`. Empty states (lse_ln = -inf) are neutral. Sink logits must
+/// be part of one of the two only.
 inline void merge(std::int64_t rows, int channels, float* output, float* lse_ln,
                   const float* other_output, const float* other_lse_ln) noexcept {
   for (std::int64_t r = 0; r < rows; ++r) {
     const float a = lse_ln[r], b = other_lse_ln[r];
     const float high = a > b ? a : b;
-    if (high == -INFINITY) continue;
+    if (b == -INFINITY) continue;
+    if (a == -INFINITY) {
+      for (int c = 0; c < channels; ++c) output[r * channels + c] = other_output[r * channels + c];
+      lse_ln[r] = b;
+      continue;
+    }
     const float weight_a = std::exp(a - high), weight_b = std::exp(b - high);
     const float sum = weight_a + weight_b;
     for (int c = 0; c < channels; ++c) {
@@ -62,7 +69,6 @@ struct RowMask {
   std::uint64_t decoded = 0;  ///< from the encoded block
   std::uint64_t exact = 0;    ///< from the tail
   std::uint64_t sinks = 0;    ///< from the exact sinks; bit = position
-  std::uint64_t prefix = 0;   ///< of these (sinks included), those before the evictor's prefix end
 };
 
 template <class Ref>
@@ -92,25 +98,13 @@ template <class Ref>
   return mask;
 }
 
-/// Live tokens that the query at `position` sees.
-template <class Ref>
-[[nodiscard]] std::int64_t seen_tokens(const Ref& r, int sequence, int unit,
-                                       std::int64_t position) noexcept {
-  std::int64_t n = 0;
-  for (int e = 0; e < r.entry_count(sequence, r.row_of_unit(unit)); ++e) {
-    n += __builtin_popcountll(r.live_mask(sequence, unit, e) &
-                              r.before(sequence, unit, e, position + 1));
-  }
-  return n;
-}
-
 /// Steps by which a query at `position` is turned for the tokens before the evictor's prefix end,
 /// so that distances to them are those inside the cache. 0 without Reindex::cache_index.
 template <class Ref>
 [[nodiscard]] std::int64_t prefix_shift(const Ref& r, int sequence, int unit,
                                         std::int64_t position) noexcept {
   if constexpr (Ref::policy::reindex == Reindex::cache_index) {
-    return seen_tokens(r, sequence, unit, position) - 1 - position;
+    return r.count_live(sequence, unit, position + 1) - 1 - position;
   } else {
     return 0;
   }
@@ -143,6 +137,10 @@ template <class Ref>
       return error(StatusCode::stale_sequence, "terse::attend: a handle names no living sequence",
                    i);
     }
+    if (r.sequences[i].pending_tokens > 0 && r.appended[i] == 0) {
+      return error(StatusCode::wrong_phase,
+                   "terse::attend: this step's tokens are not yet appended to the layer's slot", i);
+    }
     if (part.tokens < 1 || part.tokens > r.shape.max_step_tokens) {
       return error(StatusCode::invalid_argument,
                    "terse::attend: rows of a part must be in 1..max_step_tokens", part.tokens);
@@ -164,13 +162,20 @@ template <class Ref>
     return error(StatusCode::invalid_argument,
                  "terse::attend: latent_output needs a policy with a projector");
   }
-  if (params.softmax_scale < 0 || params.logit_soft_cap < 0 || params.sliding_window_tokens < 0) {
+  if (params.sliding_window_tokens > 0 && Ref::policy::reindex == Reindex::cache_index) {
+    return error(StatusCode::unsupported,
+                 "terse::attend: a sliding window counts positions of the text, cache-index "
+                 "positions do not; use the evictor's window");
+  }
+  const auto is_bad = [](float x) { return !(x >= 0.0f) || !is_finite(x); };
+  if (is_bad(params.softmax_scale) || is_bad(params.logit_soft_cap) ||
+      params.sliding_window_tokens < 0) {
     return error(StatusCode::invalid_argument,
-                 "terse::attend: softmax_scale, logit_soft_cap and sliding_window_tokens must not "
-                 "be negative");
+                 "terse::attend: softmax_scale, logit_soft_cap and sliding_window_tokens must be "
+                 "finite and not negative");
   }
   return {};
 }
 
 }  // namespace detail
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -5,12 +5,13 @@
 #include <cstdint>
 
 #include "terse/cache/config.hpp"
+#include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/layout/layout.hpp"
 #include "terse/policy/compose.hpp"
 #include "terse/policy/identity.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// Sink tokens are stored in blocks with room for this many tokens.
 inline constexpr int sink_block_tokens = 16;
@@ -135,6 +136,10 @@ template <Layout L, class Policy>
     }
     shape.key_width = policy_config.factors[0].key_rank;
     shape.value_width = policy_config.factors[0].value_rank;
+  } else if (!policy_config.factors.empty()) {
+    return error(StatusCode::invalid_argument,
+                 "terse::PolicyConfig: factors are given for a policy without a projector",
+                 static_cast<std::int64_t>(policy_config.factors.size()));
   }
   if (Status s = supports_width<KeyCodec>(Side::key, shape.key_width); !s.ok()) return s;
   if (Status s = supports_width<ValueCodec>(Side::value, shape.value_width); !s.ok()) return s;
@@ -180,4 +185,4 @@ template <Layout L, class Policy>
 }
 
 }  // namespace detail
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -8,8 +8,9 @@
 
 #include "terse/cache/page_pool.hpp"
 #include "terse/cache/ref.hpp"
+#include "terse/config.hpp"
 
-namespace terse::detail {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
 
 /// Hands out consecutive aligned ranges of a buffer; with a null base it only counts.
 class Carver {
@@ -56,6 +57,7 @@ struct ClassStore {
     const std::size_t unit_entries =
         slots * sequences * static_cast<std::size_t>(shape.unit.units) * entries;
     base.grids = carver.template take<GridRecord>(sequences);
+    base.appended = carver.template take<std::uint8_t>(slots * sequences);
     base.entry_counts = carver.template take<std::int32_t>(rows);
     if constexpr (L::paged) {
       base.page_table = carver.template take<std::int32_t>(rows * entries);
@@ -106,6 +108,7 @@ struct ClassStore {
                                      static_cast<std::size_t>(shape.entries);
     r.slot = slot;
     r.tails += s * slot_tail_bytes();
+    r.appended += s * static_cast<std::size_t>(shape.sequences);
     r.entry_counts += s * rows;
     if constexpr (L::paged) r.page_table += s * rows * static_cast<std::size_t>(shape.entries);
     r.live += s * unit_entries;
@@ -119,9 +122,15 @@ struct ClassStore {
   /// Empties the tables of a sequence without touching pages.
   void clear_sequence(int sequence) noexcept {
     base.grids[sequence] = GridRecord{};
+    // Attention multiplies unwritten places by zero, so they must hold numbers; and a sequence must
+    // not find, or save, the tokens of another.
     for (int s = 0; s < shape.slots; ++s) {
       const Ref r = ref(s);
       for (int row = 0; row < shape.rows; ++row) r.entry_count(sequence, row) = 0;
+      if (shape.tail_stride_bytes > 0) {
+        std::memset(r.unit_tail(sequence, 0), 0,
+                    static_cast<std::size_t>(shape.unit.units) * shape.tail_stride_bytes);
+      }
     }
   }
 
@@ -189,4 +198,4 @@ struct ClassStore {
   }
 };
 
-}  // namespace terse::detail
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail

@@ -8,8 +8,9 @@
 
 #include "terse/cache/evict.hpp"
 #include "terse/cache/memory_plan.hpp"
+#include "terse/config.hpp"
 
-namespace terse::detail {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
 
 /// Entries at the front of a row whose blocks are sealed.
 template <class Store>
@@ -266,4 +267,4 @@ void compact_sequence(Store& store, int sequence) noexcept {
   if (any) grid.exact_begin = grid.sealed_end;
 }
 
-}  // namespace terse::detail
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail

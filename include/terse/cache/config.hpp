@@ -5,12 +5,13 @@
 #include <cstdint>
 #include <optional>
 
+#include "terse/config.hpp"
 #include "terse/core/rope.hpp"
 #include "terse/core/span.hpp"
 #include "terse/policy/projector.hpp"
 #include "terse/policy/tail.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// Names a sequence of a cache. Stale handles are recognised by their generation.
 struct SequenceId {
@@ -64,4 +65,4 @@ struct Buffers {
   Span<std::byte> state;  ///< tables, masks, positions, evictor state, pool; 128-byte aligned
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -5,8 +5,9 @@
 #include <cstdint>
 
 #include "terse/cache/class_store.hpp"
+#include "terse/config.hpp"
 
-namespace terse::detail {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
 
 /// Lists the live tokens of a unit below `length`, oldest first. Returns their number.
 template <class Store>
@@ -79,4 +80,4 @@ std::int64_t evict_sequence(Store& store, int sequence, const SelectContext& con
   return freed;
 }
 
-}  // namespace terse::detail
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail

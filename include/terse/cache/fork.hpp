@@ -1,24 +1,13 @@
 /// Forking of one policy class: share what is sealed, copy what can still change.
 #pragma once
 
-#include <bit>
 #include <cstdint>
 #include <cstring>
 
 #include "terse/cache/class_store.hpp"
+#include "terse/config.hpp"
 
-namespace terse::detail {
-
-/// Live tokens of a unit below `length`.
-template <class Ref>
-[[nodiscard]] std::int64_t count_live(const Ref& r, int sequence, int unit,
-                                      std::int64_t length) noexcept {
-  std::int64_t n = 0;
-  for (int e = 0; e < r.entry_count(sequence, r.row_of_unit(unit)); ++e) {
-    n += std::popcount(r.live_mask(sequence, unit, e) & r.before(sequence, unit, e, length));
-  }
-  return n;
-}
+namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
 
 /// Whether an entry's block may still be written to.
 template <class Store>
@@ -96,4 +85,4 @@ void fork_sequence(Store& store, int source, int target) noexcept {
   }
 }
 
-}  // namespace terse::detail
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail

@@ -15,9 +15,10 @@
 #include "terse/cache/save.hpp"
 #include "terse/cache/schedule.hpp"
 #include "terse/cache/steps.hpp"
+#include "terse/config.hpp"
 #include "terse/core/host_array.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// Keeps the keys and values of `num_layers` layers for up to `max_sequences` sequences.
 ///
@@ -61,7 +62,7 @@ class KVCache {
   /// An empty cache over `buffers`, which must outlive it.
   [[nodiscard]] static Expected<KVCache> create(const CacheConfig& config, const Buffers& buffers,
                                                 const Configs& policies = {}) {
-    Expected<KVCache> cache = attach(config, buffers, policies);
+    Expected<KVCache> cache = bind_buffers(config, buffers, policies);
     if (cache.ok()) cache->reset();
     return cache;
   }
@@ -70,32 +71,26 @@ class KVCache {
   /// steps. The configuration must be that of the cache that wrote them.
   [[nodiscard]] static Expected<KVCache> attach(const CacheConfig& config, const Buffers& buffers,
                                                 const Configs& policies = {}) {
-    Expected<MemoryPlan> planned = plan(config, policies);
-    if (!planned.ok()) return planned.status();
-    const auto check = [](Span<std::byte> buffer, std::size_t need) -> Status {
-      if (need > 0 && buffer.data() == nullptr) {
-        return error(StatusCode::null_pointer, "terse::KVCache: a buffer is null");
+    Expected<KVCache> cache = bind_buffers(config, buffers, policies);
+    if (!cache.ok()) return cache;
+    if (cache->state_record_->magic != detail::state_magic ||
+        cache->state_record_->identity != cache->identity()) {
+      return error(StatusCode::mismatch,
+                   "terse::KVCache::attach: the buffers are not those of a cache of this layout, "
+                   "policy and configuration");
+    }
+    for (int i = 0; i < config.max_sequences; ++i) {
+      if (cache->sequences_[i].pending_tokens != 0) {
+        return error(StatusCode::wrong_phase,
+                     "terse::KVCache::attach: the buffers were copied inside a step", i);
       }
-      if (reinterpret_cast<std::uintptr_t>(buffer.data()) % record_align_bytes != 0) {
-        return error(StatusCode::misaligned, "terse::KVCache: buffers must be 128-byte aligned");
-      }
-      if (buffer.size() < need) {
-        return error(StatusCode::buffer_too_small,
-                     "terse::KVCache: a buffer is smaller than plan() says; detail: bytes needed",
-                     static_cast<std::int64_t>(need));
-      }
-      return {};
-    };
-    if (Status s = check(buffers.pages, planned->pages_bytes); !s.ok()) return s;
-    if (Status s = check(buffers.tails, planned->tails_bytes); !s.ok()) return s;
-    if (Status s = check(buffers.state, planned->state_bytes); !s.ok()) return s;
-    KVCache cache;
-    if (Status s = cache.bind(config, buffers, policies, *planned); !s.ok()) return s;
+    }
     return cache;
   }
 
   [[nodiscard]] const CacheConfig& config() const noexcept { return config_; }
   [[nodiscard]] const MemoryPlan& memory_plan() const noexcept { return plan_; }
+  /// Precondition: 0 <= layer < num_layers.
   [[nodiscard]] LayerPlace place(int layer) const noexcept { return places_[layer]; }
 
   // --- sequences -----------------------------------------------------------------------------
@@ -172,7 +167,7 @@ class KVCache {
   // --- steps ---------------------------------------------------------------------------------
 
   /// Begins a step: validates all parts and reserves entries and pages for all layers, or changes
-  /// nothing. A sequence occurs at most once.
+  /// nothing. A sequence occurs at most once. Exact copies of tokens sealed before are given up.
   Status begin_step(Span<const StepPart> parts) noexcept {
     if (in_step_) return inside_step();
     if (parts.empty() || parts.size() > static_cast<std::size_t>(config_.max_sequences)) {
@@ -298,7 +293,7 @@ class KVCache {
     return {};
   }
 
-  /// Ends the step without its tokens.
+  /// Ends the step without its tokens. What observe was told during it stays told.
   Status abandon_step() noexcept {
     if (!in_step_) return outside_step();
     for (int i = 0; i < num_parts_; ++i) {
@@ -314,7 +309,8 @@ class KVCache {
 
   // --- eviction ------------------------------------------------------------------------------
 
-  /// Floats of column sums of one part: `[unit, entry, 64]` of the layer's slot.
+  /// Floats of column sums of one part: `[unit, entry, 64]` of the layer's slot. Precondition:
+  /// 0 <= layer < num_layers.
   [[nodiscard]] std::size_t column_sum_floats(int layer) const noexcept {
     std::size_t floats = 0;
     with_store(places_[layer].policy_class, [&](const auto& store) {
@@ -325,7 +321,8 @@ class KVCache {
   }
 
   /// Feeds the evictor of a layer's slot: `column_sums [part, unit, entry, 64]` as attend wrote
-  /// them for `parts`. Allowed inside a step and after it, before the next change of the sequences.
+  /// them for `parts`. Allowed inside a step and after it, before the next change of the sequences;
+  /// with tokens that may be rejected, commit first and attend again for the accepted rows.
   Status observe(int layer, Span<const StepPart> parts, Span<const float> column_sums) noexcept {
     if (Status s = check_layer(layer); !s.ok()) return s;
     for (const StepPart& part : parts) {
@@ -414,7 +411,7 @@ class KVCache {
         for (int s = 0; s < store.shape.slots; ++s) {
           const auto r = store.ref(s);
           for (int u = 0; u < store.shape.unit.units; ++u) {
-            usage.live_tokens += detail::count_live(r, i, u, length);
+            usage.live_tokens += r.count_live(i, u, length);
           }
         }
       }
@@ -522,12 +519,13 @@ class KVCache {
 
   // --- views ---------------------------------------------------------------------------------
 
-  /// The view of a layer that attend takes. Valid until the cache is destroyed.
+  /// The view of a layer that attend takes, valid until the cache is destroyed. Precondition:
+  /// 0 <= i < num_layers.
   [[nodiscard]] Ref<0> layer(int i) const noexcept requires(num_classes == 1) {
     return std::get<0>(stores_).ref(places_[i].slot);
   }
 
-  /// Calls `f(ref)` with the view of layer `i`, whose type depends on the layer's policy class.
+  /// Calls `Status f(ref)` with the view of layer `i`, whose type depends on its policy class.
   template <class F>
   Status visit_layer(int i, F&& f) const {
     if (Status s = check_layer(i); !s.ok()) return s;
@@ -543,6 +541,47 @@ class KVCache {
   using Stores = decltype(stores_type(std::make_index_sequence<num_classes>{}));
 
   KVCache() = default;
+
+  /// A cache over buffers whose content is not yet believed.
+  [[nodiscard]] static Expected<KVCache> bind_buffers(const CacheConfig& config,
+                                                      const Buffers& buffers,
+                                                      const Configs& policies) {
+    Expected<MemoryPlan> planned = plan(config, policies);
+    if (!planned.ok()) return planned.status();
+    const auto check = [](Span<std::byte> buffer, std::size_t need) -> Status {
+      if (need > 0 && buffer.data() == nullptr) {
+        return error(StatusCode::null_pointer, "terse::KVCache: a buffer is null");
+      }
+      if (reinterpret_cast<std::uintptr_t>(buffer.data()) % record_align_bytes != 0) {
+        return error(StatusCode::misaligned, "terse::KVCache: buffers must be 128-byte aligned");
+      }
+      if (buffer.size() < need) {
+        return error(StatusCode::buffer_too_small,
+                     "terse::KVCache: a buffer is smaller than plan() says; detail: bytes needed",
+                     static_cast<std::int64_t>(need));
+      }
+      return {};
+    };
+    if (Status s = check(buffers.pages, planned->pages_bytes); !s.ok()) return s;
+    if (Status s = check(buffers.tails, planned->tails_bytes); !s.ok()) return s;
+    if (Status s = check(buffers.state, planned->state_bytes); !s.ok()) return s;
+    KVCache cache;
+    if (Status s = cache.bind(config, buffers, policies, *planned); !s.ok()) return s;
+    return cache;
+  }
+
+  /// Names layout, policies, shapes and stored formats.
+  [[nodiscard]] std::uint64_t identity() noexcept {
+    std::uint64_t hash = detail::state_magic;
+    for_each_store([&](auto& store) {
+      const std::uint64_t own[] = {detail::class_identity(store),
+                                   static_cast<std::uint64_t>(store.shape.sequences),
+                                   static_cast<std::uint64_t>(store.shape.entries),
+                                   static_cast<std::uint64_t>(store.shape.num_pages)};
+      hash = detail::fingerprint(own, sizeof own, hash);
+    });
+    return hash;
+  }
 
   static Status inside_step() noexcept {
     return error(StatusCode::wrong_phase, "terse::KVCache: not allowed inside a step");
@@ -596,6 +635,7 @@ class KVCache {
                          std::index_sequence<I...>) {
     out->num_classes = num_classes;
     detail::Carver state;
+    state.take<detail::StateRecord>(1);
     state.take<SequenceRecord>(
         static_cast<std::size_t>(config.max_sequences > 0 ? config.max_sequences : 0));
     Status status{};
@@ -646,7 +686,9 @@ class KVCache {
       places_[i] =
           config.layers.empty() ? LayerPlace{i, 0} : config.layers[static_cast<std::size_t>(i)];
     }
+    config_.layers = {places_.data(), static_cast<std::size_t>(config.num_layers)};
     detail::Carver state(buffers.state.data());
+    state_record_ = state.take<detail::StateRecord>(1);
     sequences_ = state.take<SequenceRecord>(static_cast<std::size_t>(config.max_sequences));
     std::byte* pages = buffers.pages.data();
     std::byte* tails = buffers.tails.data();
@@ -679,11 +721,10 @@ class KVCache {
   }
 
   void reset() noexcept {
+    *state_record_ = {detail::state_magic, identity()};
     for (int i = 0; i < config_.max_sequences; ++i) sequences_[i] = SequenceRecord{};
     for_each_store([&](auto& store) {
       if constexpr (L::paged) store.pool.reset(store.shape.num_pages);
-      // Attention multiplies unwritten places by zero: they must hold numbers.
-      if (store.tails_bytes() > 0) std::memset(store.base.tails, 0, store.tails_bytes());
       for (int i = 0; i < config_.max_sequences; ++i) store.clear_sequence(i);
     });
   }
@@ -874,8 +915,9 @@ class KVCache {
   int total_slots_ = 0;
   int num_parts_ = 0;
   bool in_step_ = false;
+  detail::StateRecord* state_record_ = nullptr;
   SequenceRecord* sequences_ = nullptr;
   Stores stores_{};
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

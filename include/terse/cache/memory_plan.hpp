@@ -5,8 +5,9 @@
 #include <cstdint>
 
 #include "terse/cache/class_shape.hpp"
+#include "terse/config.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 inline constexpr int max_policy_classes = 8;
 
@@ -58,4 +59,4 @@ struct CompactPlan {
   }
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

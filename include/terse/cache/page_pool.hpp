@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
-namespace terse::detail {
+#include "terse/config.hpp"
+
+namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
 
 struct PoolRecord {
   std::int64_t free_pages = 0;
@@ -48,4 +50,4 @@ class PagePool {
   std::int32_t* references_ = nullptr;
 };
 
-}  // namespace terse::detail
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail

@@ -1,13 +1,15 @@
 /// `KVCacheRef<Layout, Policy>`: the trivially copyable view of one slot that operations take.
 #pragma once
 
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 
 #include "terse/cache/class_shape.hpp"
+#include "terse/config.hpp"
 #include "terse/core/rope.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// State of one sequence, common to all slots. Lies in the caller's state buffer.
 struct SequenceRecord {
@@ -47,6 +49,7 @@ struct KVCacheRef {
   std::byte* tails = nullptr;                // [sequence, unit] of this slot
   SequenceRecord* sequences = nullptr;       // [sequence]
   GridRecord* grids = nullptr;               // [sequence]
+  std::uint8_t* appended = nullptr;          // [sequence]: holds the step in progress
   std::int32_t* entry_counts = nullptr;      // [sequence, row]
   std::int32_t* page_table = nullptr;        // [sequence, row, entry], paged layouts
   std::uint64_t* live = nullptr;             // [sequence, unit, entry]
@@ -158,6 +161,15 @@ struct KVCacheRef {
       return end - first >= block_tokens ? ~0ull : (1ull << (end - first)) - 1;
     }
   }
+
+  /// Live tokens of a unit whose position is below `end`.
+  [[nodiscard]] std::int64_t count_live(int sequence, int unit, std::int64_t end) const noexcept {
+    std::int64_t n = 0;
+    for (int e = 0; e < entry_count(sequence, row_of_unit(unit)); ++e) {
+      n += std::popcount(live_mask(sequence, unit, e) & before(sequence, unit, e, end));
+    }
+    return n;
+  }
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -13,15 +13,23 @@
 
 #include "terse/cache/class_store.hpp"
 #include "terse/cache/steps.hpp"
+#include "terse/config.hpp"
 #include "terse/core/span.hpp"
 
-namespace terse::detail {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
 
 static_assert(std::endian::native == std::endian::little,
               "terse: saved sequences are little endian; big-endian hosts are not served.");
 
 inline constexpr std::uint64_t save_magic = 0x31304b5645535254ull;  // "TRSEVK01"
 inline constexpr std::uint32_t save_version = 1;
+
+/// First bytes of a state buffer: attach recognises its own caches by them.
+inline constexpr std::uint64_t state_magic = 0x3130544154535254ull;  // "TRSTAT01"
+struct StateRecord {
+  std::uint64_t magic = 0;
+  std::uint64_t identity = 0;
+};
 
 struct SaveHeader {
   std::uint64_t magic = save_magic;
@@ -167,55 +175,114 @@ void write_payload(Store& store, int sequence, std::byte* out) {
   });
 }
 
-/// Pages that a payload's entries need; -1 if its sizes do not add up to `bytes`.
+/// Reads a payload piece by piece, never beyond its end.
+class PayloadReader {
+ public:
+  PayloadReader(const std::byte* data, std::uint64_t bytes) noexcept : data_(data), left_(bytes) {}
+  /// The next `n` bytes, or null.
+  [[nodiscard]] const std::byte* skip(std::size_t n) noexcept {
+    if (left_ < n) return nullptr;
+    const std::byte* at = data_;
+    data_ += n;
+    left_ -= n;
+    return at;
+  }
+  template <class T>
+  [[nodiscard]] bool read(T* out) noexcept {
+    const std::byte* at = skip(sizeof(T));
+    if (at != nullptr) std::memcpy(out, at, sizeof(T));
+    return at != nullptr;
+  }
+  [[nodiscard]] bool at_end() const noexcept { return left_ == 0; }
+
+ private:
+  const std::byte* data_;
+  std::uint64_t left_;
+};
+
+template <class T>
+[[nodiscard]] T load_at(const std::byte* array, std::size_t i) noexcept {
+  T value;
+  std::memcpy(&value, array + i * sizeof(T), sizeof(T));
+  return value;
+}
+
+/// Whether the grid of a loaded sequence could have come about.
+[[nodiscard]] inline bool is_possible_grid(const GridRecord& grid, std::int64_t length) noexcept {
+  return grid.origin >= 0 && grid.origin <= grid.exact_begin &&
+         grid.exact_begin <= grid.sealed_end && grid.sealed_end <= length &&
+         (grid.exact_begin - grid.origin) % block_tokens == 0 &&
+         (grid.sealed_end - grid.origin) % block_tokens == 0;
+}
+
+/// Whether the masks and positions of a unit's entries could have come about: sealed entries in
+/// order before the grid's open part, that part on the grid, no live token at `length` or later.
+template <bool Scatters>
+[[nodiscard]] bool are_possible_entries(PayloadReader& in, const GridRecord& grid,
+                                        std::int64_t length, std::size_t count,
+                                        std::size_t sealed) noexcept {
+  const std::byte* live = in.skip(count * sizeof(std::uint64_t));
+  const std::byte* firsts = in.skip(count * sizeof(std::int32_t));
+  const std::byte* deltas = Scatters ? in.skip(count * block_tokens * sizeof(std::uint16_t)) : live;
+  if (live == nullptr || firsts == nullptr || deltas == nullptr) return false;
+  std::int64_t previous = 0;
+  for (std::size_t e = 0; e < count; ++e) {
+    const std::int64_t first = load_at<std::int32_t>(firsts, e);
+    const std::int64_t on_grid =
+        grid.sealed_end + static_cast<std::int64_t>(e - sealed) * block_tokens;
+    if (e < sealed ? first < previous || first >= grid.sealed_end : first != on_grid) return false;
+    previous = first;
+    std::int64_t last_delta = 0;
+    for (std::size_t t = 0; t < block_tokens; ++t) {
+      const std::int64_t delta = Scatters ? load_at<std::uint16_t>(deltas, e * block_tokens + t)
+                                          : static_cast<std::int64_t>(t);
+      if (delta < last_delta) return false;
+      last_delta = delta;
+      const bool is_live = (load_at<std::uint64_t>(live, e) >> t & 1u) != 0;
+      if (is_live && first + delta >= length) return false;
+    }
+  }
+  return true;
+}
+
+/// Pages that a payload's entries need; -1 if it contradicts itself.
 template <class Store>
-[[nodiscard]] std::int64_t count_payload_pages(const Store& store, const std::byte* in,
-                                               std::uint64_t bytes, std::int64_t length) {
+[[nodiscard]] std::int64_t count_payload_pages(const Store& store, const std::byte* data,
+                                               std::uint64_t bytes, std::int64_t length) noexcept {
   using Ref = typename Store::Ref;
   const ClassShape& shape = store.shape;
-  std::uint64_t at = 0;
+  PayloadReader in(data, bytes);
   std::int64_t pages = 0;
-  const auto read = [&](void* to, std::size_t n) {
-    if (bytes - at < n) return false;
-    if (to != nullptr) std::memcpy(to, in + at, n);
-    at += n;
-    return true;
-  };
   GridRecord grid;
-  if (!read(&grid, sizeof grid)) return -1;
-  if (grid.origin < 0 || grid.origin > length || grid.sealed_end < grid.origin ||
-      grid.exact_begin < 0 || grid.exact_begin > grid.sealed_end || grid.sealed_end > length + 1) {
-    return -1;
-  }
+  if (!in.read(&grid) || !is_possible_grid(grid, length)) return -1;
+  const std::int64_t open_entries =
+      grid_blocks(grid.origin, length) - (grid.sealed_end - grid.origin) / block_tokens;
   for (int s = 0; s < shape.slots; ++s) {
     for (int row = 0; row < shape.rows; ++row) {
       std::int32_t count = 0;
-      if (!read(&count, sizeof count) || count < 0 || count > shape.entries) return -1;
-      for (int e = 0; e < count; ++e) {
+      if (!in.read(&count) || count < open_entries || count > shape.entries) return -1;
+      for (std::int32_t e = 0; e < count; ++e) {
         std::uint8_t has_block = 0;
-        if (!read(&has_block, 1) || has_block > 1) return -1;
-        if (has_block != 0) {
-          ++pages;
-          if (!read(nullptr, shape.page_bytes)) return -1;
-        }
+        if (!in.read(&has_block) || has_block > 1) return -1;
+        const bool must_have = !Ref::layout::paged || shape.open || e < count - open_entries;
+        if (must_have != (has_block == 1)) return -1;
+        if (has_block == 1 && in.skip(shape.page_bytes) == nullptr) return -1;
+        pages += has_block;
       }
       const auto n = static_cast<std::size_t>(count);
       for (int u = 0; u < shape.units_per_row; ++u) {
-        if (!read(nullptr, n * sizeof(std::uint64_t))) return -1;
-        for (std::size_t e = 0; e < n; ++e) {
-          std::int32_t first = 0;
-          if (!read(&first, sizeof first) || first < 0 || first > length) return -1;
-        }
-        if (Ref::scatters && !read(nullptr, n * block_tokens * sizeof(std::uint16_t))) return -1;
-        if (!read(nullptr, n * block_tokens * token_state_bytes<typename Ref::policy::evictor>)) {
+        if (!are_possible_entries<Ref::scatters>(in, grid, length, n,
+                                                 n - static_cast<std::size_t>(open_entries))) {
           return -1;
         }
+        constexpr std::size_t state_bytes = token_state_bytes<typename Ref::policy::evictor>;
+        if (in.skip(n * block_tokens * state_bytes) == nullptr) return -1;
       }
     }
     const auto units = static_cast<std::size_t>(shape.unit.units);
-    if (!read(nullptr, units * shape.tail_stride_bytes)) return -1;
+    if (in.skip(units * shape.tail_stride_bytes) == nullptr) return -1;
   }
-  return at == bytes ? pages : -1;
+  return in.at_end() ? pages : -1;
 }
 
 /// Fills an empty sequence from a payload that count_payload_pages accepted; pages are available.
@@ -237,4 +304,4 @@ void read_payload(Store& store, int sequence, const std::byte* in) {
   });
 }
 
-}  // namespace terse::detail
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail

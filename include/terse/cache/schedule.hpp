@@ -5,9 +5,10 @@
 #include <type_traits>
 
 #include "terse/cache/config.hpp"
+#include "terse/config.hpp"
 #include "terse/policy/compose.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 template <class... Policies>
 struct Schedule {
@@ -34,4 +35,4 @@ struct ScheduleOf<Schedule<P...>> {
 template <class P>
 using ScheduleOf = typename detail::ScheduleOf<P>::type;
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

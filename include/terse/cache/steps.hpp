@@ -4,8 +4,9 @@
 #include <cstdint>
 
 #include "terse/cache/class_store.hpp"
+#include "terse/config.hpp"
 
-namespace terse::detail {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
 
 /// 64-token blocks of a grid with origin `origin` that positions below `end` touch.
 [[nodiscard]] inline std::int64_t grid_blocks(std::int64_t origin, std::int64_t end) noexcept {
@@ -67,6 +68,7 @@ void reserve_step(Store& store, int sequence, std::int64_t length, int tokens) n
   const std::int64_t new_blocks = grid_blocks(grid.origin, end);
   for (int s = 0; s < store.shape.slots; ++s) {
     const auto r = store.ref(s);
+    r.appended[sequence] = 0;
     for (int row = 0; row < store.shape.rows; ++row) {
       for (std::int64_t b = old_blocks; b < new_blocks; ++b) {
         store.push_entry(r, sequence, row, grid.origin + b * block_tokens);
@@ -181,4 +183,4 @@ void abandon_reserved(Store& store, int sequence, std::int64_t length) noexcept 
   }
 }
 
-}  // namespace terse::detail
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail

@@ -4,10 +4,11 @@
 
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/core/scalar.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// Read-only `[row, head, channel]`. Row = one token of the step, sequences one after another.
 struct HeadRows {
@@ -81,4 +82,4 @@ struct MutableHeadRows {
   }
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

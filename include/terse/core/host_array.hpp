@@ -6,7 +6,9 @@
 #include <memory>
 #include <new>
 
-namespace terse {
+#include "terse/config.hpp"
+
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 template <class T>
 class HostArray {
@@ -23,4 +25,4 @@ class HostArray {
   std::unique_ptr<T[]> data_;
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

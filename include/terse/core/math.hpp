@@ -6,7 +6,7 @@
 
 #include "terse/config.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 template <class T>
 TERSE_HOST_DEVICE constexpr T ceil_div(T value, T divisor) noexcept {
@@ -33,6 +33,18 @@ TERSE_HOST_DEVICE inline float fused_multiply_add(float a, float b, float c) noe
 #endif
 }
 
+/// a * b, rounded, whatever follows: compilers turn a product and a sum into one operation where they
+/// can, even behind a conversion to double and back.
+TERSE_HOST_DEVICE inline float rounded_product(float a, float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fmul_rn(a, b);
+#else
+  float product = a * b;
+  __asm__("" : "+m"(product));
+  return product;
+#endif
+}
+
 /// Nearest integer, ties to even. Exact for |x| < 2^22, which every code is.
 TERSE_HOST_DEVICE inline int round_half_even(float x) noexcept {
 #if defined(__CUDA_ARCH__)
@@ -51,4 +63,4 @@ TERSE_HOST_DEVICE inline bool is_finite(float x) noexcept {
   return __builtin_bit_cast(std::uint32_t, x) << 1 < 0xff000000u;
 }
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

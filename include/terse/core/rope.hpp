@@ -7,7 +7,7 @@
 #include "terse/config.hpp"
 #include "terse/core/status.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 enum class RopePairing : std::uint8_t {
   half_split,   ///< channel c turns with channel c + rotary_dim / 2 (GPT-NeoX, Hugging Face Llama)
@@ -78,4 +78,4 @@ inline void rotate(const RopeSpec& rope, double positions, float* vector) noexce
   }
 }
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -6,7 +6,7 @@
 
 #include "terse/config.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 template <class T>
 struct Span {
@@ -34,4 +34,4 @@ struct Span {
   TERSE_HOST_DEVICE constexpr T* end() const noexcept { return pointer + count; }
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -5,7 +5,9 @@
 #include <new>
 #include <utility>
 
-namespace terse {
+#include "terse/config.hpp"
+
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 enum class StatusCode : std::int32_t {
   ok = 0,
@@ -76,4 +78,4 @@ class [[nodiscard]] Expected {
   alignas(T) unsigned char storage_[sizeof(T)];
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -14,11 +14,12 @@
 #include <cstring>
 
 #include "terse/cache/attention.hpp"
+#include "terse/config.hpp"
 #include "terse/cpu/block_reader.hpp"
 #include "terse/cpu/dispatch.hpp"
 #include "terse/cpu/latent_keys.hpp"
 
-namespace terse::cpu {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 
 /// A `parallel_for(count, f)` that calls `f(0) ... f(count - 1)` one after another. Callers pass
 /// their own to use threads; calls of f are independent.
@@ -32,7 +33,7 @@ struct Serial {
 /// Entries of a row that one work item reads when few query rows share them.
 inline constexpr int split_entries = 16;
 /// From this many query rows of a unit on, a unit is one work item: the rows fill the kernels.
-inline constexpr int unsplit_rows = 64;
+inline constexpr int unsplit_rows = 512;
 
 namespace detail {
 
@@ -501,7 +502,9 @@ template <class Ref>
   std::size_t largest = 0;
   int splits = 1;
   for (const StepPart& part : parts) {
-    if (part.sequence.index < 0 || part.sequence.index >= r.shape.sequences) continue;
+    if (part.sequence.index < 0 || part.sequence.index >= r.shape.sequences || part.tokens < 1) {
+      continue;
+    }
     const detail::PartShape p = detail::part_shape(r, part);
     detail::Arena arena(nullptr);
     detail::ItemScratch s;
@@ -518,7 +521,7 @@ template <class Ref>
 inline constexpr bool is_specialized = BlockReader<typename Ref::policy::key_codec>::specialized&&
     BlockReader<typename Ref::policy::value_codec>::specialized;
 
-/// Names of the key and value kernels that attend will run, for example "affine_per_channel".
+/// Names of the key and value kernels that attend will run, for example "affine_2_bit_per_channel".
 template <class Ref>
 [[nodiscard]] constexpr const char* key_kernel_name() noexcept {
   return BlockReader<typename Ref::policy::key_codec>::name;
@@ -588,4 +591,4 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
   return {};
 }
 
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu

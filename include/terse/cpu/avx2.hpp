@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/cpu/avx2_affine.hpp"
 #include "terse/cpu/avx2_decode.hpp"
 #include "terse/cpu/avx2_dense.hpp"
@@ -11,8 +12,7 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace avx2 {
 
 inline constexpr KernelTable table{
@@ -34,7 +34,6 @@ inline constexpr KernelTable table{
 };
 
 }  // namespace avx2
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
 
 #endif

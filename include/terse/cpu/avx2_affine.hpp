@@ -5,14 +5,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/cpu/avx2_dense.hpp"
 #include "terse/cpu/portable.hpp"
 #include "terse/cpu/simd.hpp"
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace avx2 {
 
 /// Rows of one pass, and channels whose folded queries lie on the stack at a time.
@@ -299,7 +299,6 @@ TERSE_TARGET_AVX2 inline void values_affine(const AffineFormat& format, int widt
 }
 
 }  // namespace avx2
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
 
 #endif

@@ -4,14 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/cpu/avx2_affine.hpp"
 #include "terse/cpu/portable.hpp"
 #include "terse/cpu/simd.hpp"
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace avx2 {
 
 /// 8 decoded numbers whose parameters lie side by side from `at` on, or are the one at `at`.
@@ -98,7 +98,6 @@ TERSE_TARGET_AVX2 inline void decode_affine(const AffineFormat& f, Side side, in
 }
 
 }  // namespace avx2
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
 
 #endif

@@ -5,13 +5,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "terse/config.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/cpu/simd.hpp"
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace avx2 {
 
 /// How 8 stored numbers become fp32. `factor` is what is left to multiply sums by: fp8 bits read as
@@ -329,7 +329,6 @@ TERSE_TARGET_AVX2 inline void softmax_rows(float* scores, int rows, std::uint64_
 }
 
 }  // namespace avx2
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
 
 #endif

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/cpu/avx512_decode.hpp"
 #include "terse/cpu/avx512_dense.hpp"
 #include "terse/cpu/avx512_keys.hpp"
@@ -13,8 +14,7 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace avx512 {
 
 inline constexpr KernelTable table{
@@ -36,7 +36,6 @@ inline constexpr KernelTable table{
 };
 
 }  // namespace avx512
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
 
 #endif

@@ -4,14 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/cpu/avx512_fixed_point.hpp"
 #include "terse/cpu/portable.hpp"
 #include "terse/cpu/simd.hpp"
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
@@ -108,7 +108,6 @@ TERSE_TARGET_AVX512 inline void decode_affine(const AffineFormat& f, Side side, 
 
 TERSE_END_AVX512
 }  // namespace avx512
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
 
 #endif

@@ -4,13 +4,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/cpu/simd.hpp"
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
@@ -244,7 +244,6 @@ TERSE_TARGET_AVX512 inline void values_f32(const float* probabilities, int rows,
 
 TERSE_END_AVX512
 }  // namespace avx512
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
 
 #endif

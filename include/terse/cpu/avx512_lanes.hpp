@@ -1,12 +1,12 @@
 /// Masks and reductions across the lanes of AVX-512 vectors.
 #pragma once
 
+#include "terse/config.hpp"
 #include "terse/cpu/simd.hpp"
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
@@ -43,7 +43,6 @@ TERSE_INLINE_AVX512 __m128 max_each(__m512 a, __m512 b, __m512 c, __m512 d) noex
 
 TERSE_END_AVX512
 }  // namespace avx512
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
 
 #endif

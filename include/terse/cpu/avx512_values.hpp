@@ -4,14 +4,14 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/cpu/avx512_fixed_point.hpp"
 #include "terse/cpu/portable.hpp"
 #include "terse/cpu/simd.hpp"
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
@@ -203,7 +203,6 @@ TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& format, int wi
 
 TERSE_END_AVX512
 }  // namespace avx512
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
 
 #endif

@@ -5,12 +5,13 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/policy/codec.hpp"
 #include "terse/policy/identity.hpp"
 #include "terse/quant/affine_group.hpp"
 
-namespace terse::cpu {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 
 /// Up to this many query vectors codes are multiplied as they are; from there on a block is decoded
 /// to fp32 once and multiplied as a matrix.
@@ -32,8 +33,7 @@ inline void decode_exact_keys(const CodecContext& context, const std::byte* bloc
                               float* out) noexcept {
   for (int c = 0; c < context.width; ++c) {
     for (int t = 0; t < block_tokens; ++t) {
-      out[c * block_tokens + t] =
-          t < tokens ? Identity::load(context, block, tokens, t, c) : 0.0f;
+      out[c * block_tokens + t] = t < tokens ? Identity::load(context, block, tokens, t, c) : 0.0f;
     }
   }
 }
@@ -156,4 +156,4 @@ struct BlockReader<C> {
   }
 };
 
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu

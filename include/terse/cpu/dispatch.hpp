@@ -3,13 +3,13 @@
 
 #include <cstring>
 
+#include "terse/config.hpp"
 #include "terse/cpu/avx2.hpp"
 #include "terse/cpu/avx512.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/cpu/portable.hpp"
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 
 /// The table called `name` ("portable", "avx2", "avx512"), or null where the processor or the
 /// operating system lacks its instructions (__builtin_cpu_supports asks both).
@@ -42,5 +42,4 @@ inline const KernelTable& kernels() noexcept {
   return *best;
 }
 
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu

@@ -9,11 +9,12 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/core/scalar.hpp"
 #include "terse/policy/record.hpp"
 #include "terse/quant/affine_group.hpp"
 
-namespace terse::cpu {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 
 /// Running maximum and sum of one query row's softmax.
 struct SoftmaxState {
@@ -73,4 +74,4 @@ struct KernelTable {
   void (*scale)(float* x, int count, float factor);
 };
 
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu

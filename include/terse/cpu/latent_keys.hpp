@@ -6,9 +6,10 @@
 #include <cstdint>
 
 #include "terse/cache/ref.hpp"
+#include "terse/config.hpp"
 #include "terse/cpu/kernel_table.hpp"
 
-namespace terse::cpu {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 
 /// Turns decoded latents `keys [channel, 64]` back from the codec's basis. `vector`: scratch
 /// [width].
@@ -74,4 +75,4 @@ void rebuild_keys(const Ref& r, const KernelTable& table, int kv_head, int token
   }
 }
 
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu

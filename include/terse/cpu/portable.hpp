@@ -6,13 +6,13 @@
 #include <cstdint>
 #include <cstring>
 
+#include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/cpu/simd.hpp"
 #include "terse/quant/fp8.hpp"
 
-namespace terse::cpu {
-inline namespace TERSE_FLAGS_NAMESPACE {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 namespace portable {
 
 inline float as_float(float x) noexcept { return x; }
@@ -272,5 +272,4 @@ inline constexpr KernelTable table{
 };
 
 }  // namespace portable
-}  // namespace TERSE_FLAGS_NAMESPACE
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu

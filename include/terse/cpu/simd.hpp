@@ -40,7 +40,7 @@
 #define TERSE_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-namespace terse::cpu {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
 
 /// Byte pointers into one record of an AffineFormat.
 struct AffineParts {
@@ -90,4 +90,4 @@ inline constexpr float ln_2_low = -1.90465421e-9f;
 /// exp of anything below is 0 in fp32; a finite floor keeps infinities out of the reduction.
 inline constexpr float exp_floor = -110.0f;
 
-}  // namespace terse::cpu
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu

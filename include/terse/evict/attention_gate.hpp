@@ -10,9 +10,10 @@
 
 #include <cmath>
 
+#include "terse/config.hpp"
 #include "terse/policy/evictor.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 struct AttentionGate {
   using evictor = AttentionGate;
@@ -57,4 +58,4 @@ struct AttentionGate {
   }
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -8,9 +8,10 @@
 /// does not favour old tokens; the paper's is `sum`.
 #pragma once
 
+#include "terse/config.hpp"
 #include "terse/policy/selection.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 struct H2O {
   using evictor = H2O;
@@ -54,4 +55,4 @@ struct H2O {
   }
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

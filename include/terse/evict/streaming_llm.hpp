@@ -7,10 +7,11 @@
 /// contiguous.
 #pragma once
 
+#include "terse/config.hpp"
 #include "terse/policy/evictor.hpp"
 #include "terse/policy/position.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 struct StreamingLLM {
   using evictor = StreamingLLM;
@@ -56,4 +57,4 @@ struct SinkWindow {
   }
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

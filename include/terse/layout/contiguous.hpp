@@ -2,13 +2,14 @@
 /// are all dead keep their place until compact().
 #pragma once
 
+#include "terse/config.hpp"
 #include "terse/layout/layout.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 struct ContiguousLayout {
   static constexpr bool paged = false;
   static constexpr HeadPaging head_paging = HeadPaging::shared;
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -4,7 +4,9 @@
 #include <concepts>
 #include <cstdint>
 
-namespace terse {
+#include "terse/config.hpp"
+
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 enum class HeadPaging : std::uint8_t {
   shared,    ///< a page holds the blocks of all units of a slot for the same 64 tokens
@@ -17,4 +19,4 @@ concept Layout = requires {
   { L::head_paging } -> std::convertible_to<HeadPaging>;
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -2,9 +2,10 @@
 /// eviction. With HeadPaging::per_head, eviction per head returns memory per head.
 #pragma once
 
+#include "terse/config.hpp"
 #include "terse/layout/layout.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 template <HeadPaging P = HeadPaging::shared>
 struct PagedLayout {
@@ -12,4 +13,4 @@ struct PagedLayout {
   static constexpr HeadPaging head_paging = P;
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -6,10 +6,11 @@
 /// Factors are given by the caller (ProjectionFactors); the model owns `A x`.
 #pragma once
 
+#include "terse/config.hpp"
 #include "terse/policy/position.hpp"
 #include "terse/policy/projector.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 struct PaluSpec {
   int key_heads_per_group = 0;    ///< 0: all KV heads of the layer
@@ -27,4 +28,4 @@ struct Palu {
 using PaluPerHead = Palu<PaluSpec{.key_heads_per_group = 1, .value_heads_per_group = 1}>;
 using PaluJoint = Palu<PaluSpec{}>;
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

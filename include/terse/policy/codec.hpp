@@ -30,7 +30,7 @@
 #include "terse/core/status.hpp"
 #include "terse/policy/record.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 enum class Granularity : std::uint8_t {
   per_token,    ///< every token carries its own scales: it can be written, moved and dropped alone
@@ -122,4 +122,4 @@ template <Codec C>
   return {};
 }
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

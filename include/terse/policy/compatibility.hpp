@@ -4,12 +4,13 @@
 
 #include <type_traits>
 
+#include "terse/config.hpp"
 #include "terse/policy/codec.hpp"
 #include "terse/policy/evictor.hpp"
 #include "terse/policy/position.hpp"
 #include "terse/policy/projector.hpp"
 
-namespace terse::detail {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
 
 template <class KeyCodec, class ValueCodec, class ProjectorPart, class EvictorPart, Reindex reindex>
 struct CheckParts {
@@ -41,6 +42,12 @@ struct CheckParts {
           requires(TokenStateOf<EvictorPart> & s) { EvictorPart::admit(s, 0.0f); },
       "terse::Compose: the evictor asks for Signal::gate_logit but cannot receive it; "
       "add `static void admit(TokenState&, float gate_logit)`.");
+  static_assert(signal_of<EvictorPart>() == Signal::none || token_state_bytes<EvictorPart> > 0,
+                "terse::Compose: the evictor asks for a signal but keeps no state per token, so "
+                "nothing could come of it; add a non-empty `struct TokenState`.");
+  static_assert(std::is_trivially_copyable_v<TokenStateOf<EvictorPart>>,
+                "terse::Compose: the evictor's TokenState is not trivially copyable, but caches "
+                "fork, move and save it as bytes; use plain numbers.");
   static_assert(reindex == Reindex::original || HasPrefix<EvictorPart>,
                 "terse::Compose: Reindex::cache_index needs an evictor whose survivors are a "
                 "prefix and a window, because only two rotations of the query are applied; use "
@@ -52,4 +59,4 @@ struct CheckParts {
   static constexpr bool passed = true;
 };
 
-}  // namespace terse::detail
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail

@@ -7,6 +7,7 @@
 
 #include <type_traits>
 
+#include "terse/config.hpp"
 #include "terse/policy/codec.hpp"
 #include "terse/policy/compatibility.hpp"
 #include "terse/policy/evictor.hpp"
@@ -15,7 +16,7 @@
 #include "terse/policy/projector.hpp"
 #include "terse/policy/tail.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 namespace detail {
 
@@ -221,4 +222,4 @@ struct PolicyOf<P> {
 template <class P>
 using PolicyOf = typename detail::PolicyOf<P>::type;
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -23,11 +23,12 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "terse/config.hpp"
 #include "terse/core/span.hpp"
 #include "terse/core/status.hpp"
 #include "terse/policy/record.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// What an evictor must be fed beside keys and values.
 enum class Signal : std::uint8_t {
@@ -151,4 +152,4 @@ struct NoEviction {
   static void select(TokenList<NoTokenState>&, const Params&, const SelectContext&) noexcept {}
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -7,10 +7,11 @@
 #include <cstddef>
 #include <cstring>
 
+#include "terse/config.hpp"
 #include "terse/core/scalar.hpp"
 #include "terse/policy/codec.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 struct Identity {
   static constexpr Granularity granularity = Granularity::per_token;
@@ -67,4 +68,4 @@ struct Identity {
   }
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -3,7 +3,9 @@
 
 #include <cstdint>
 
-namespace terse {
+#include "terse/config.hpp"
+
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 enum class KeyForm : std::uint8_t {
   post_rope,  ///< keys are stored rotated to their logical position
@@ -15,4 +17,4 @@ enum class Reindex : std::uint8_t {
   cache_index,  ///< distances are those inside the cache (StreamingLLM)
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

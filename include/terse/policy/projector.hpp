@@ -12,9 +12,10 @@
 #include <concepts>
 #include <numeric>
 
+#include "terse/config.hpp"
 #include "terse/core/status.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 template <class P>
 concept Projector = requires {
@@ -61,4 +62,4 @@ template <Projector P>
   return {};
 }
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

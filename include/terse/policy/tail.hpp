@@ -3,11 +3,12 @@
 
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/core/status.hpp"
 #include "terse/policy/record.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// What the query at position p reads exactly depends only on p: tokens before
 /// `granule * floor(max(0, p + 1 - min_tokens) / granule)` are read decoded, the rest as 16-bit.
@@ -52,4 +53,4 @@ struct Tail {
   static constexpr TailSpec tail = S;
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -9,12 +9,13 @@
 #include <cstddef>
 #include <cstring>
 
+#include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/core/scalar.hpp"
 #include "terse/policy/codec.hpp"
 #include "terse/quant/codes.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// How scale (and group_min) are found from a group x.
 enum class ScaleRule : std::uint8_t {
@@ -233,11 +234,9 @@ struct AffineGroup {
     }
   }
 
-  /// v * (1 / divisor) as llama.cpp computes it. The product is exact in double and rounded by the
-  /// cast, so no compiler can fuse it with a sum. Divisors that fp16 stores as zero give zero.
+  /// v * (1 / divisor) as llama.cpp computes it. Divisors that fp16 stores as zero give zero.
   TERSE_HOST_DEVICE static float quotient(float v, float divisor) noexcept {
-    if (absolute(divisor) < 1e-30f) return 0.0f;
-    return static_cast<float>(static_cast<double>(v) * (1.0f / divisor));
+    return absolute(divisor) < 1e-30f ? 0.0f : rounded_product(v, 1.0f / divisor);
   }
 
   TERSE_HOST_DEVICE static unsigned encode(float v, float divisor, float offset) noexcept {
@@ -293,4 +292,4 @@ struct AffineGroup {
 template <class CodecPart, class BasisPart>
 struct InBasis : CodecPart, BasisPart {};
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

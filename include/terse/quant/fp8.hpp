@@ -7,10 +7,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/config.hpp"
 #include "terse/core/scalar.hpp"
 #include "terse/policy/codec.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 inline constexpr float e4m3_max = 448.0f;
 
@@ -72,4 +73,4 @@ struct Fp8 {
 };
 static_assert(Fp8::record(Side::key, 64).bytes == 64 * 64);
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

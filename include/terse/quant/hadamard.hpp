@@ -2,9 +2,10 @@
 /// Precedents for caches: QuaRot (arXiv 2404.00456, section 4), llama.cpp pull request 21038.
 #pragma once
 
+#include "terse/config.hpp"
 #include "terse/policy/codec.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 /// Largest power of two that divides `width` and does not exceed `limit`.
 TERSE_HOST_DEVICE constexpr int hadamard_size(int width, int limit) noexcept {
@@ -44,4 +45,4 @@ struct HadamardBasis {
   }
 };
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

@@ -4,13 +4,14 @@
 /// (arXiv 2604.19157) with a zero-free grid and a least-squares factor in place of min-max.
 #pragma once
 
+#include "terse/config.hpp"
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/hadamard.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 using Int4Rotated = InBasis<AffineGroup<AffineSpec{.bits = 4, .rule = ScaleRule::least_squares}>,
                             HadamardBasis<256>>;
 static_assert(Int4Rotated::record(Side::key, 64).bytes == 64 * 64 / 2 + 2 * 64);  // 4.25 bits
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

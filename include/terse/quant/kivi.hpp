@@ -8,10 +8,11 @@
 /// zero by zero.
 #pragma once
 
+#include "terse/config.hpp"
 #include "terse/policy/tail.hpp"
 #include "terse/quant/affine_group.hpp"
 
-namespace terse {
+namespace terse::inline TERSE_FLAGS_NAMESPACE {
 
 struct KiviSpec {
   int bits = 2;
@@ -43,4 +44,4 @@ using Kivi4 = Kivi<KiviSpec{.bits = 4}>;
 static_assert(Kivi2::key_codec::record(Side::key, 64).bytes * 8 == 64 * 64 * 3);
 static_assert(Kivi4::value_codec::record(Side::value, 64).bytes * 8 == 64 * 64 * 5);
 
-}  // namespace terse
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE

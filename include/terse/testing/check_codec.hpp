@@ -10,11 +10,12 @@
 #include <string>
 #include <vector>
 
+#include "terse/config.hpp"
 #include "terse/core/scalar.hpp"
 #include "terse/policy/codec.hpp"
 #include "terse/testing/report.hpp"
 
-namespace terse::testing {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::testing {
 namespace detail {
 
 /// Numbers between two runs of other numbers that must not be read.
@@ -316,4 +317,4 @@ template <Codec C>
   return values;
 }
 
-}  // namespace terse::testing
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::testing

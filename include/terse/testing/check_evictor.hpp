@@ -7,11 +7,12 @@
 #include <string>
 #include <vector>
 
+#include "terse/config.hpp"
 #include "terse/core/span.hpp"
 #include "terse/policy/evictor.hpp"
 #include "terse/testing/report.hpp"
 
-namespace terse::testing {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::testing {
 
 namespace detail {
 
@@ -189,4 +190,4 @@ template <Evictor E>
   return checker.report();
 }
 
-}  // namespace terse::testing
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::testing

@@ -6,8 +6,9 @@
 #include <vector>
 
 #include "terse/cache/attention.hpp"
+#include "terse/config.hpp"
 
-namespace terse::testing {
+namespace terse::inline TERSE_FLAGS_NAMESPACE::testing {
 
 namespace detail {
 
@@ -187,4 +188,4 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
   return {};
 }
 
-}  // namespace terse::testing
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::testing

@@ -5,7 +5,9 @@
 #include <string>
 #include <utility>
 
-namespace terse::testing {
+#include "terse/config.hpp"
+
+namespace terse::inline TERSE_FLAGS_NAMESPACE::testing {
 
 /// How many checks ran, and what the first failure was. The checks of one call stop at it.
 struct Report {
@@ -59,4 +61,4 @@ class Checker {
 };
 
 }  // namespace detail
-}  // namespace terse::testing
+}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::testing

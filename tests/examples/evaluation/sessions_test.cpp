@@ -54,14 +54,15 @@ Trace run_session(Fixture& f, const PolicyRow& row, int tokens, int max_step_tok
                              .chunk_tail = chunk_tail,
                              .factors = f.factors_of(row)};
   const auto session = row.make_session(config);
-  auto key_width = static_cast<std::size_t>(shape.kv_heads * shape.head_dim);
+  const auto head_dim = static_cast<std::size_t>(shape.head_dim);
+  auto key_width = static_cast<std::size_t>(shape.kv_heads) * head_dim;
   auto value_width = key_width;
   REQUIRE(session->projects() == row.factors.needed());
   if (session->projects()) {
     key_width = static_cast<std::size_t>(config.factors->front().key_rank);
     value_width = static_cast<std::size_t>(config.factors->front().value_rank);
   }
-  const auto query_width = static_cast<std::size_t>(shape.query_heads * shape.head_dim);
+  const auto query_width = static_cast<std::size_t>(shape.query_heads) * head_dim;
   const auto n = static_cast<std::size_t>(tokens);
   RandomValues random(23);
   const auto queries = random.vector(n * query_width, 2.0f);

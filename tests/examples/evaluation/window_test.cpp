@@ -36,14 +36,17 @@ class UniformAttention {
     const std::vector<float> keys(values.size());
     for (int t = 0; t < tokens_;) {
       const int step = std::min(session_->natural_step_tokens(), tokens_ - t);
-      const std::vector<float> queries(static_cast<std::size_t>(step * query_width), 1.0f);
+      const std::vector<float> queries(
+          static_cast<std::size_t>(step) * static_cast<std::size_t>(query_width), 1.0f);
       std::vector<float> output(queries.size());
       session_->begin_step(step);
       session_->attend_layer(0, queries.data(), keys.data() + t * kv_width,
                              values.data() + t * kv_width, output.data());
       session_->commit_step();
       for (int i = 0; i < step; ++i) {
-        outputs.push_back(output[static_cast<std::size_t>(i * query_width + channel)]);
+        outputs.push_back(
+            output[static_cast<std::size_t>(i) * static_cast<std::size_t>(query_width) +
+                   static_cast<std::size_t>(channel)]);
       }
       t += step;
     }
