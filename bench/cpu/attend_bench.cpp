@@ -1,17 +1,18 @@
-/// Decode attention on the host: one query token over a full cache, cold or warm, one or two threads.
+/// Decode attention on the host: one query token over a full cache, cold or warm, one or two
+/// threads.
 ///
 /// Each row is called attend/POLICY/HEADSxDIMxTOKENS/threads:N/cold|warm and carries the counters
 /// stored_bytes, bytes_per_second (stored bytes over time), bits_per_element and ratio_to_16_bit
 /// (time of the identity policy on the same shape, threads and temperature, in the same run, over
 /// this time). The 16-bit path is timed first.
 
-#include <benchmark/benchmark.h>
-
 #include <algorithm>
 #include <chrono>
 #include <map>
 #include <string>
 #include <vector>
+
+#include <benchmark/benchmark.h>
 
 #include "support/filled_cache.hpp"
 #include "support/spin_pool.hpp"
@@ -35,18 +36,19 @@ class Attention {
     }
     output_.resize(queries_.size());
     const StepPart part{cache_.sequences().front(), 1};
-    workspace_ = std::make_unique<AlignedBytes>(
-        cpu::attend_workspace_bytes(cache_.ref(), {&part, 1}));
+    workspace_ =
+        std::make_unique<AlignedBytes>(cpu::attend_workspace_bytes(cache_.ref(), {&part, 1}));
   }
 
   double run_once() {
     const StepPart part{cache_.sequences()[next_], 1};
     next_ = (next_ + 1) % cache_.sequences().size();
     const auto ref = cache_.ref();
-    const AttendInputs in{{&part, 1}, HeadRows::dense(queries_.data(), Scalar::f32,
-                                                      shape_.query_heads, shape_.head_dim)};
-    const AttendOutputs out{MutableHeadRows::dense(output_.data(), Scalar::f32,
-                                                   shape_.query_heads, shape_.head_dim)};
+    const AttendInputs in{
+        {&part, 1},
+        HeadRows::dense(queries_.data(), Scalar::f32, shape_.query_heads, shape_.head_dim)};
+    const AttendOutputs out{
+        MutableHeadRows::dense(output_.data(), Scalar::f32, shape_.query_heads, shape_.head_dim)};
     const auto begin = std::chrono::steady_clock::now();
     check(cpu::attend(ref, in, out, workspace_->span(), {}, pool_));
     return seconds_since(begin);
@@ -110,15 +112,13 @@ void add(const std::string& policy) {
   for (const Shape& shape : shapes) {
     for (const int threads : {1, 2}) {
       for (const bool cold : {true, false}) {
-        const std::string key = std::to_string(shape.query_heads) + "/" +
-                                std::to_string(shape.kv_heads) + "x" +
-                                std::to_string(shape.head_dim) + "x" +
-                                std::to_string(shape.tokens) + "/threads:" +
-                                std::to_string(threads) + (cold ? "/cold" : "/warm");
-        benchmark::RegisterBenchmark(("attend/" + policy + "/" + key).c_str(),
-                                     [=](benchmark::State& state) {
-                                       attend<Policy>(state, key, shape, threads, cold);
-                                     })
+        const std::string key =
+            std::to_string(shape.query_heads) + "/" + std::to_string(shape.kv_heads) + "x" +
+            std::to_string(shape.head_dim) + "x" + std::to_string(shape.tokens) +
+            "/threads:" + std::to_string(threads) + (cold ? "/cold" : "/warm");
+        benchmark::RegisterBenchmark(
+            ("attend/" + policy + "/" + key).c_str(),
+            [=](benchmark::State& state) { attend<Policy>(state, key, shape, threads, cold); })
             ->UseManualTime()
             ->Unit(benchmark::kMicrosecond)
             ->MinTime(0.2);

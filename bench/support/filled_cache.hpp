@@ -100,7 +100,8 @@ class FilledCache {
     sequences_.push_back(*sequence);
     std::minstd_rand generator(7);
     std::normal_distribution<float> normal;
-    std::vector<float> keys(static_cast<std::size_t>(step_tokens * shape.kv_heads * shape.head_dim));
+    std::vector<float> keys(
+        static_cast<std::size_t>(step_tokens * shape.kv_heads * shape.head_dim));
     std::vector<float> values(keys.size());
     for (int t = 0; t < shape.tokens; t += step_tokens) {
       for (float& x : keys) x = normal(generator);
@@ -108,9 +109,9 @@ class FilledCache {
       const StepPart part{*sequence, step_tokens};
       check(cache_->begin_step({&part, 1}));
       check(cache_->append(
-          0, {.keys = HeadRows::dense(keys.data(), Scalar::f32, shape.kv_heads, shape.head_dim),
-              .values =
-                  HeadRows::dense(values.data(), Scalar::f32, shape.kv_heads, shape.head_dim)}));
+          0,
+          {.keys = HeadRows::dense(keys.data(), Scalar::f32, shape.kv_heads, shape.head_dim),
+           .values = HeadRows::dense(values.data(), Scalar::f32, shape.kv_heads, shape.head_dim)}));
       check(cache_->commit_step());
     }
   }

@@ -1,11 +1,12 @@
 #include "evaluation/low_rank.hpp"
 
+#include <algorithm>
+#include <cmath>
+
 #include <Eigen/Cholesky>
 #include <Eigen/Core>
 #include <Eigen/Eigenvalues>
 #include <Eigen/SVD>
-#include <algorithm>
-#include <cmath>
 
 #include "evaluation/window.hpp"
 
@@ -16,16 +17,14 @@ namespace {
 using Matrix = Eigen::MatrixXd;
 using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-constexpr double input_damping = 1e-4;   // of the mean diagonal
+constexpr double input_damping = 1e-4;  // of the mean diagonal
 constexpr double output_damping = 1e-2;
 
 Matrix to_matrix(const std::vector<float>& values, int rows, int columns) {
   return Eigen::Map<const RowMajor>(values.data(), rows, columns).cast<double>();
 }
 
-void damp(Matrix* m, double share) {
-  m->diagonal().array() += share * m->diagonal().mean();
-}
+void damp(Matrix* m, double share) { m->diagonal().array() += share * m->diagonal().mean(); }
 
 struct Factors {
   Matrix up;    // [out, rank]
@@ -33,8 +32,7 @@ struct Factors {
 };
 
 /// W ~ up * down of rank `rank`, the singular values split evenly.
-Factors truncate(const Matrix& w, const Matrix& input_factor, const Matrix& output_root,
-                 int rank) {
+Factors truncate(const Matrix& w, const Matrix& input_factor, const Matrix& output_root, int rank) {
   const Eigen::BDCSVD<Matrix> svd(output_root * w * input_factor,
                                   Eigen::ComputeThinU | Eigen::ComputeThinV);
   const auto roots = svd.singularValues().head(rank).cwiseSqrt();
@@ -126,9 +124,9 @@ std::vector<LayerFactors> factorise(const LlamaModel& model,
     const Matrix input_factor = inputs.llt().matrixL();
     Matrix key_root = Matrix::Identity(width, width), value_root = key_root;
     if (request.both_sides) {
-      const Matrix key_metric =
-          (Eigen::Map<const Eigen::VectorXd>(m.queries.data(), width) / static_cast<double>(m.tokens))
-              .asDiagonal();
+      const Matrix key_metric = (Eigen::Map<const Eigen::VectorXd>(m.queries.data(), width) /
+                                 static_cast<double>(m.tokens))
+                                    .asDiagonal();
       key_root = root_of(key_metric);
       value_root = root_of(value_metric(config, layer));
     }

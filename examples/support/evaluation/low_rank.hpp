@@ -25,8 +25,8 @@ void add_moments(const LlamaModel& model, std::span<const std::int32_t> tokens,
 /// Factors of every layer's key and value projections, joint over the KV heads.
 ///
 /// One-sided is Palu's whitening (arXiv 2407.21118, section 3.2): the truncated SVD of W C with C
-/// the Cholesky factor of the inputs' second moment. Both-sided truncates S W C, S the square root of
-/// the metric in which errors count: queries' mean squares for keys, W_o^T W_o for values.
+/// the Cholesky factor of the inputs' second moment. Both-sided truncates S W C, S the square root
+/// of the metric in which errors count: queries' mean squares for keys, W_o^T W_o for values.
 [[nodiscard]] std::vector<LayerFactors> factorise(const LlamaModel& model,
                                                   const std::vector<LayerMoments>& moments,
                                                   const FactorRequest& request);

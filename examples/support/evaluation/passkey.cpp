@@ -22,11 +22,11 @@ std::vector<PasskeyCase> make_passkeys(const Tokenizer& tokenizer,
     }
     const bool first_form = i % 2 == 0;
     const std::string statement =
-        first_form ? "\n\nThe pass key is " + key + ". Remember it. " + key + " is the pass key.\n\n"
-                   : "\n\nThe secret number of Elizabeth is " + key + ".\n\n";
-    const std::string question =
-        first_form ? "\n\nWhat is the pass key? The pass key is " + key
-                   : "\n\nThe secret number of Elizabeth is " + key;
+        first_form
+            ? "\n\nThe pass key is " + key + ". Remember it. " + key + " is the pass key.\n\n"
+            : "\n\nThe secret number of Elizabeth is " + key + ".\n\n";
+    const std::string question = first_form ? "\n\nWhat is the pass key? The pass key is " + key
+                                            : "\n\nThe secret number of Elizabeth is " + key;
     const auto planted = tokenizer.encode(statement, SpecialTokens::as_text, AddBos::no);
     const auto asked = tokenizer.encode(question, SpecialTokens::as_text, AddBos::no);
     const int prose = length_tokens - static_cast<int>(planted.size() + asked.size());
@@ -58,12 +58,12 @@ PasskeyScore score_passkey(const LlamaModel& model, const SessionConfig& config,
   const int vocabulary = model.config().vocabulary;
   PasskeyScore score;
   score.digits = passkey.digits;
-  for_each_logits(model, x, length - passkey.digits - 1, length - 1,
-                  [&](int position, const float* logits) {
-    const std::int32_t digit = passkey.tokens[static_cast<std::size_t>(position) + 1];
-    score.nll += log_sum_exp(logits, vocabulary) - static_cast<double>(logits[digit]);
-    if (std::max_element(logits, logits + vocabulary) - logits == digit) ++score.digits_right;
-  });
+  for_each_logits(
+      model, x, length - passkey.digits - 1, length - 1, [&](int position, const float* logits) {
+        const std::int32_t digit = passkey.tokens[static_cast<std::size_t>(position) + 1];
+        score.nll += log_sum_exp(logits, vocabulary) - static_cast<double>(logits[digit]);
+        if (std::max_element(logits, logits + vocabulary) - logits == digit) ++score.digits_right;
+      });
   return score;
 }
 

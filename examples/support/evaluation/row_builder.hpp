@@ -40,15 +40,14 @@ auto streaming_session(double share) {
   };
 }
 
-/// H2O: half of the budget for the newest tokens, half for heavy hitters, as in the paper. In chunks
-/// the newest 64 and the first four tokens are protected instead.
+/// H2O: half of the budget for the newest tokens, half for heavy hitters, as in the paper. In
+/// chunks the newest 64 and the first four tokens are protected instead.
 template <class Policy, HeadPaging Paging = HeadPaging::per_head>
 auto heavy_hitter_session(double share, H2O::Normalise normalise, int every_tokens = 1) {
   return [=](const SessionConfig& config) -> std::unique_ptr<Session> {
     const int budget = budget_tokens(config, share);
-    H2O::Params params{.heavy_tokens = budget - budget / 2,
-                       .recent_tokens = budget / 2,
-                       .normalise = normalise};
+    H2O::Params params{
+        .heavy_tokens = budget - budget / 2, .recent_tokens = budget / 2, .normalise = normalise};
     if (config.chunk_tail) {
       params.recent_tokens = 64;
       params.heavy_tokens = budget - 64;
@@ -56,7 +55,7 @@ auto heavy_hitter_session(double share, H2O::Normalise normalise, int every_toke
     }
     const EvictionSchedule schedule{.every_tokens = every_tokens, .compact_every_tokens = 64};
     return std::make_unique<CacheSession<PagedLayout<Paging>, Policy>>(config, params, schedule,
-                                                                      std::optional<TailSpec>{});
+                                                                       std::optional<TailSpec>{});
   };
 }
 

@@ -24,7 +24,7 @@ struct LayerFactors {
 /// How a session's cache is to be made.
 struct SessionConfig {
   const LlamaModel* model = nullptr;
-  int first_layer = 0;      ///< the cache serves layers [first_layer, first_layer + layers)
+  int first_layer = 0;  ///< the cache serves layers [first_layer, first_layer + layers)
   int layers = 1;
   int max_tokens = 0;       ///< longest sequence
   int max_step_tokens = 1;  ///< most tokens per step
@@ -59,8 +59,8 @@ class Session {
   virtual void begin_step(int tokens) = 0;
   /// Whether attend_layer wants latents, made from the normed hidden state.
   [[nodiscard]] virtual bool projects() const = 0;
-  /// Appends one layer's keys and values [token, KV head, channel] (or latents [token, rank]) of the
-  /// step and attends with its queries [token, query head, channel] into `output`.
+  /// Appends one layer's keys and values [token, KV head, channel] (or latents [token, rank]) of
+  /// the step and attends with its queries [token, query head, channel] into `output`.
   virtual void attend_layer(int layer, const float* queries, const float* keys, const float* values,
                             float* output) = 0;
   /// Stores without attending: for filling a cache.

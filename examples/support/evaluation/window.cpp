@@ -33,10 +33,10 @@ std::vector<float> run_reference(const LlamaModel& model, std::span<const std::i
       trace({layer, normed, qkv.q});
       model.apply_rope(qkv.q, config.query_heads, 0);
     }
-    model.finish_layer(layer, x,
-                       reference_attention(model.pool(),
-                                           {config.query_heads, config.kv_heads, config.head_dim},
-                                           qkv.q, qkv.k, qkv.v));
+    model.finish_layer(
+        layer, x,
+        reference_attention(model.pool(), {config.query_heads, config.kv_heads, config.head_dim},
+                            qkv.q, qkv.k, qkv.v));
   }
   return x;
 }
@@ -53,8 +53,8 @@ std::vector<float> run_window(const LlamaModel& model, const SessionConfig& conf
   for (int layer = 0; layer < shape.layers; ++layer) {
     session.restart(layer);
     const std::vector<float> normed = model.attention_inputs(layer, x);
-    Qkv qkv = model.qkv(layer, normed, 0, Rope::applied,
-                        session.projects() ? Rope::none : Rope::applied);
+    Qkv qkv =
+        model.qkv(layer, normed, 0, Rope::applied, session.projects() ? Rope::none : Rope::applied);
     auto key_width = static_cast<std::size_t>(shape.kv_heads * shape.head_dim);
     auto value_width = key_width;
     if (session.projects()) {
@@ -90,10 +90,10 @@ void for_each_logits(const LlamaModel& model, std::span<const float> residual, i
   const auto vocabulary = static_cast<std::size_t>(model.config().vocabulary);
   for (int p = begin; p < end; p += logit_rows) {
     const int rows = std::min(logit_rows, end - p);
-    const std::vector<float> logits =
-        model.logits(residual.subspan(static_cast<std::size_t>(p) * hidden,
-                                      static_cast<std::size_t>(rows) * hidden));
-    for (int i = 0; i < rows; ++i) f(p + i, logits.data() + static_cast<std::size_t>(i) * vocabulary);
+    const std::vector<float> logits = model.logits(residual.subspan(
+        static_cast<std::size_t>(p) * hidden, static_cast<std::size_t>(rows) * hidden));
+    for (int i = 0; i < rows; ++i)
+      f(p + i, logits.data() + static_cast<std::size_t>(i) * vocabulary);
   }
 }
 

@@ -30,13 +30,12 @@ struct WindowMemory {
   double bytes_per_token = 0;  ///< pages held, tails and tables of single-token decoding
 };
 
-/// The residual stream [token, hidden] after the last layer, decoding through a cache: at each layer
-/// every token is appended, then attends, in steps that seal and evict exactly when single-token
-/// steps would. `session` serves one layer at a time, which is the same because layers share
-/// nothing.
+/// The residual stream [token, hidden] after the last layer, decoding through a cache: at each
+/// layer every token is appended, then attends, in steps that seal and evict exactly when
+/// single-token steps would. `session` serves one layer at a time, which is the same because layers
+/// share nothing.
 [[nodiscard]] std::vector<float> run_window(const LlamaModel& model, const SessionConfig& config,
-                                            Session& session,
-                                            std::span<const std::int32_t> tokens,
+                                            Session& session, std::span<const std::int32_t> tokens,
                                             WindowMemory* memory = nullptr);
 
 /// Calls `f(position, logits)` for positions [begin, end) of a residual stream.

@@ -33,8 +33,8 @@ TERSE_HOST_DEVICE inline float fused_multiply_add(float a, float b, float c) noe
 #endif
 }
 
-/// a * b, rounded, whatever follows: compilers turn a product and a sum into one operation where they
-/// can, even behind a conversion to double and back.
+/// a * b, rounded, whatever follows: compilers turn a product and a sum into one operation where
+/// they can, even behind a conversion to double and back.
 TERSE_HOST_DEVICE inline float rounded_product(float a, float b) noexcept {
 #if defined(__CUDA_ARCH__)
   return __fmul_rn(a, b);
