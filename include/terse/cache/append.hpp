@@ -9,7 +9,8 @@
 #include "terse/core/head_rows.hpp"
 #include "terse/core/scalar.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Keys and values of a step's tokens, rows in the order of the step's parts.
 ///
@@ -156,4 +157,5 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
 }
 
 }  // namespace detail
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -9,7 +9,8 @@
 #include "terse/core/head_rows.hpp"
 #include "terse/core/span.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 struct AttendParams {
   float softmax_scale = 0;        ///< 0: 1 / sqrt(head_dim)
@@ -178,4 +179,5 @@ template <class Ref>
 }
 
 }  // namespace detail
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

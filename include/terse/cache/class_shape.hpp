@@ -11,7 +11,8 @@
 #include "terse/policy/compose.hpp"
 #include "terse/policy/identity.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Sink tokens are stored in blocks with room for this many tokens.
 inline constexpr int sink_block_tokens = 16;
@@ -185,4 +186,5 @@ template <Layout L, class Policy>
 }
 
 }  // namespace detail
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -10,7 +10,9 @@
 #include "terse/cache/ref.hpp"
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace detail {
 
 /// Hands out consecutive aligned ranges of a buffer; with a null base it only counts.
 class Carver {
@@ -198,4 +200,6 @@ struct ClassStore {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail
+}  // namespace detail
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -10,7 +10,9 @@
 #include "terse/cache/memory_plan.hpp"
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace detail {
 
 /// Entries at the front of a row whose blocks are sealed.
 template <class Store>
@@ -267,4 +269,6 @@ void compact_sequence(Store& store, int sequence) noexcept {
   if (any) grid.exact_begin = grid.sealed_end;
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail
+}  // namespace detail
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

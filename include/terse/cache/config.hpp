@@ -11,7 +11,8 @@
 #include "terse/policy/projector.hpp"
 #include "terse/policy/tail.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Names a sequence of a cache. Stale handles are recognised by their generation.
 struct SequenceId {
@@ -65,4 +66,5 @@ struct Buffers {
   Span<std::byte> state;  ///< tables, masks, positions, evictor state, pool; 128-byte aligned
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -7,7 +7,9 @@
 #include "terse/cache/class_store.hpp"
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace detail {
 
 /// Lists the live tokens of a unit below `length`, oldest first. Returns their number.
 template <class Store>
@@ -80,4 +82,6 @@ std::int64_t evict_sequence(Store& store, int sequence, const SelectContext& con
   return freed;
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail
+}  // namespace detail
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

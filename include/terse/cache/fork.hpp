@@ -7,7 +7,9 @@
 #include "terse/cache/class_store.hpp"
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace detail {
 
 /// Whether an entry's block may still be written to.
 template <class Store>
@@ -85,4 +87,6 @@ void fork_sequence(Store& store, int source, int target) noexcept {
   }
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail
+}  // namespace detail
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -18,7 +18,8 @@
 #include "terse/config.hpp"
 #include "terse/core/host_array.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Keeps the keys and values of `num_layers` layers for up to `max_sequences` sequences.
 ///
@@ -920,4 +921,5 @@ class KVCache {
   Stores stores_{};
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

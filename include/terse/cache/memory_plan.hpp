@@ -7,7 +7,8 @@
 #include "terse/cache/class_shape.hpp"
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 inline constexpr int max_policy_classes = 8;
 
@@ -59,4 +60,5 @@ struct CompactPlan {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -5,7 +5,9 @@
 
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace detail {
 
 struct PoolRecord {
   std::int64_t free_pages = 0;
@@ -50,4 +52,6 @@ class PagePool {
   std::int32_t* references_ = nullptr;
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail
+}  // namespace detail
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -9,7 +9,8 @@
 #include "terse/config.hpp"
 #include "terse/core/rope.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// State of one sequence, common to all slots. Lies in the caller's state buffer.
 struct SequenceRecord {
@@ -172,4 +173,5 @@ struct KVCacheRef {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

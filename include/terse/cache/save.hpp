@@ -16,7 +16,9 @@
 #include "terse/config.hpp"
 #include "terse/core/span.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace detail {
 
 static_assert(std::endian::native == std::endian::little,
               "terse: saved sequences are little endian; big-endian hosts are not served.");
@@ -304,4 +306,6 @@ void read_payload(Store& store, int sequence, const std::byte* in) {
   });
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail
+}  // namespace detail
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

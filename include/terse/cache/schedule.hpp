@@ -8,7 +8,8 @@
 #include "terse/config.hpp"
 #include "terse/policy/compose.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 template <class... Policies>
 struct Schedule {
@@ -35,4 +36,5 @@ struct ScheduleOf<Schedule<P...>> {
 template <class P>
 using ScheduleOf = typename detail::ScheduleOf<P>::type;
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -6,7 +6,9 @@
 #include "terse/cache/class_store.hpp"
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace detail {
 
 /// 64-token blocks of a grid with origin `origin` that positions below `end` touch.
 [[nodiscard]] inline std::int64_t grid_blocks(std::int64_t origin, std::int64_t end) noexcept {
@@ -183,4 +185,6 @@ void abandon_reserved(Store& store, int sequence, std::int64_t length) noexcept 
   }
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail
+}  // namespace detail
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

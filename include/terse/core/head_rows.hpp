@@ -8,7 +8,8 @@
 #include "terse/core/math.hpp"
 #include "terse/core/scalar.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Read-only `[row, head, channel]`. Row = one token of the step, sequences one after another.
 struct HeadRows {
@@ -82,4 +83,5 @@ struct MutableHeadRows {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

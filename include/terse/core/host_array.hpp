@@ -8,7 +8,8 @@
 
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 template <class T>
 class HostArray {
@@ -25,4 +26,5 @@ class HostArray {
   std::unique_ptr<T[]> data_;
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -6,7 +6,8 @@
 
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 template <class T>
 TERSE_HOST_DEVICE constexpr T ceil_div(T value, T divisor) noexcept {
@@ -63,4 +64,5 @@ TERSE_HOST_DEVICE inline bool is_finite(float x) noexcept {
   return __builtin_bit_cast(std::uint32_t, x) << 1 < 0xff000000u;
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -7,7 +7,8 @@
 #include "terse/config.hpp"
 #include "terse/core/status.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 enum class RopePairing : std::uint8_t {
   half_split,   ///< channel c turns with channel c + rotary_dim / 2 (GPT-NeoX, Hugging Face Llama)
@@ -78,4 +79,5 @@ inline void rotate(const RopeSpec& rope, double positions, float* vector) noexce
   }
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -5,7 +5,8 @@
 
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Element type of a caller's tensor.
 enum class Scalar : std::uint8_t { f32, f16, bf16 };
@@ -72,4 +73,5 @@ TERSE_HOST_DEVICE constexpr BF16 to_bf16(float x) noexcept {
   return {static_cast<std::uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16)};
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -6,7 +6,8 @@
 
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 template <class T>
 struct Span {
@@ -17,6 +18,7 @@ struct Span {
   TERSE_HOST_DEVICE constexpr Span(T* data, std::size_t size) noexcept
       : pointer(data), count(size) {}
   template <std::size_t N>
+  // NOLINTNEXTLINE(google-explicit-constructor)
   TERSE_HOST_DEVICE constexpr Span(T (&array)[N]) noexcept : pointer(array), count(N) {}
   /// From any contiguous container with data() and size().
   template <class C>
@@ -24,6 +26,7 @@ struct Span {
       { c.data() } -> std::convertible_to<T*>;
       c.size();
     }
+  // NOLINTNEXTLINE(google-explicit-constructor)
   constexpr Span(C&& container) noexcept : pointer(container.data()), count(container.size()) {}
 
   [[nodiscard]] TERSE_HOST_DEVICE constexpr T* data() const noexcept { return pointer; }
@@ -34,4 +37,5 @@ struct Span {
   TERSE_HOST_DEVICE constexpr T* end() const noexcept { return pointer + count; }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

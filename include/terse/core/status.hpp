@@ -7,7 +7,8 @@
 
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 enum class StatusCode : std::int32_t {
   ok = 0,
@@ -78,4 +79,5 @@ class [[nodiscard]] Expected {
   alignas(T) unsigned char storage_[sizeof(T)];
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

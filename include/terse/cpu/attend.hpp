@@ -19,7 +19,9 @@
 #include "terse/cpu/dispatch.hpp"
 #include "terse/cpu/latent_keys.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 
 /// A `parallel_for(count, f)` that calls `f(0) ... f(count - 1)` one after another. Callers pass
 /// their own to use threads; calls of f are independent.
@@ -591,4 +593,6 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
   return {};
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -12,7 +12,9 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace avx2 {
 
 inline constexpr KernelTable table{
@@ -34,6 +36,8 @@ inline constexpr KernelTable table{
 };
 
 }  // namespace avx2
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
 
 #endif

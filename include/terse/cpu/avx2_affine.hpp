@@ -12,7 +12,9 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace avx2 {
 
 /// Rows of one pass, and channels whose folded queries lie on the stack at a time.
@@ -299,6 +301,8 @@ TERSE_TARGET_AVX2 inline void values_affine(const AffineFormat& format, int widt
 }
 
 }  // namespace avx2
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
 
 #endif

@@ -11,7 +11,9 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace avx2 {
 
 /// 8 decoded numbers whose parameters lie side by side from `at` on, or are the one at `at`.
@@ -98,6 +100,8 @@ TERSE_TARGET_AVX2 inline void decode_affine(const AffineFormat& f, Side side, in
 }
 
 }  // namespace avx2
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
 
 #endif

@@ -11,7 +11,9 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace avx2 {
 
 /// How 8 stored numbers become fp32. `factor` is what is left to multiply sums by: fp8 bits read as
@@ -323,12 +325,15 @@ TERSE_TARGET_AVX2 inline void softmax_rows(float* scores, int rows, std::uint64_
                                            SoftmaxState* states, int width, float* accumulators) {
   for (int row = 0; row < rows; ++row) {
     const float factor = softmax_block(scores + row * block_tokens, mask, states + row);
-    if (factor != 1.0f)
+    if (factor != 1.0f) {
       scale(accumulators + static_cast<std::ptrdiff_t>(row) * width, width, factor);
+    }
   }
 }
 
 }  // namespace avx2
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
 
 #endif

@@ -14,7 +14,9 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace avx512 {
 
 inline constexpr KernelTable table{
@@ -36,6 +38,8 @@ inline constexpr KernelTable table{
 };
 
 }  // namespace avx512
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
 
 #endif

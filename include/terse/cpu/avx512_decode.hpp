@@ -11,7 +11,9 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
@@ -108,6 +110,8 @@ TERSE_TARGET_AVX512 inline void decode_affine(const AffineFormat& f, Side side, 
 
 TERSE_END_AVX512
 }  // namespace avx512
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
 
 #endif

@@ -15,7 +15,9 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
@@ -153,6 +155,8 @@ TERSE_INLINE_AVX512 void prefetch_parameters(const AffineParts& parts,
 
 TERSE_END_AVX512
 }  // namespace avx512
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
 
 #endif

@@ -6,7 +6,9 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
@@ -43,6 +45,8 @@ TERSE_INLINE_AVX512 __m128 max_each(__m512 a, __m512 b, __m512 c, __m512 d) noex
 
 TERSE_END_AVX512
 }  // namespace avx512
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
 
 #endif

@@ -11,7 +11,9 @@
 
 #if TERSE_X86_DISPATCH
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
@@ -203,6 +205,8 @@ TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& format, int wi
 
 TERSE_END_AVX512
 }  // namespace avx512
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
 
 #endif

@@ -11,7 +11,9 @@
 #include "terse/policy/identity.hpp"
 #include "terse/quant/affine_group.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 
 /// Up to this many query vectors codes are multiplied as they are; from there on a block is decoded
 /// to fp32 once and multiplied as a matrix.
@@ -156,4 +158,6 @@ struct BlockReader<C> {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -9,7 +9,9 @@
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/cpu/portable.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 
 /// The table called `name` ("portable", "avx2", "avx512"), or null where the processor or the
 /// operating system lacks its instructions (__builtin_cpu_supports asks both).
@@ -42,4 +44,6 @@ inline const KernelTable& kernels() noexcept {
   return *best;
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

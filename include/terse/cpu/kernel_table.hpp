@@ -14,7 +14,9 @@
 #include "terse/policy/record.hpp"
 #include "terse/quant/affine_group.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 
 /// Running maximum and sum of one query row's softmax.
 struct SoftmaxState {
@@ -74,4 +76,6 @@ struct KernelTable {
   void (*scale)(float* x, int count, float factor);
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

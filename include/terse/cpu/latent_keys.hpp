@@ -9,7 +9,9 @@
 #include "terse/config.hpp"
 #include "terse/cpu/kernel_table.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 
 /// Turns decoded latents `keys [channel, 64]` back from the codec's basis. `vector`: scratch
 /// [width].
@@ -75,4 +77,6 @@ void rebuild_keys(const Ref& r, const KernelTable& table, int kv_head, int token
   }
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

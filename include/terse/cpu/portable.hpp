@@ -12,7 +12,9 @@
 #include "terse/cpu/simd.hpp"
 #include "terse/quant/fp8.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 namespace portable {
 
 inline float as_float(float x) noexcept { return x; }
@@ -272,4 +274,6 @@ inline constexpr KernelTable table{
 };
 
 }  // namespace portable
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -40,7 +40,9 @@
 #define TERSE_UNROLL _Pragma("GCC unroll 16")
 #endif
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cpu {
 
 /// Byte pointers into one record of an AffineFormat.
 struct AffineParts {
@@ -90,4 +92,6 @@ inline constexpr float ln_2_low = -1.90465421e-9f;
 /// exp of anything below is 0 in fp32; a finite floor keeps infinities out of the reduction.
 inline constexpr float exp_floor = -110.0f;
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::cpu
+}  // namespace cpu
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -13,7 +13,8 @@
 #include "terse/config.hpp"
 #include "terse/policy/evictor.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 struct AttentionGate {
   using evictor = AttentionGate;
@@ -58,4 +59,5 @@ struct AttentionGate {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -11,7 +11,8 @@
 #include "terse/config.hpp"
 #include "terse/policy/selection.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 struct H2O {
   using evictor = H2O;
@@ -55,4 +56,5 @@ struct H2O {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -11,7 +11,8 @@
 #include "terse/policy/evictor.hpp"
 #include "terse/policy/position.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 struct StreamingLLM {
   using evictor = StreamingLLM;
@@ -57,4 +58,5 @@ struct SinkWindow {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -5,11 +5,13 @@
 #include "terse/config.hpp"
 #include "terse/layout/layout.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 struct ContiguousLayout {
   static constexpr bool paged = false;
   static constexpr HeadPaging head_paging = HeadPaging::shared;
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -6,7 +6,8 @@
 
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 enum class HeadPaging : std::uint8_t {
   shared,    ///< a page holds the blocks of all units of a slot for the same 64 tokens
@@ -19,4 +20,5 @@ concept Layout = requires {
   { L::head_paging } -> std::convertible_to<HeadPaging>;
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

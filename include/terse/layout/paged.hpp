@@ -5,7 +5,8 @@
 #include "terse/config.hpp"
 #include "terse/layout/layout.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 template <HeadPaging P = HeadPaging::shared>
 struct PagedLayout {
@@ -13,4 +14,5 @@ struct PagedLayout {
   static constexpr HeadPaging head_paging = P;
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

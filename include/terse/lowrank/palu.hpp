@@ -10,7 +10,8 @@
 #include "terse/policy/position.hpp"
 #include "terse/policy/projector.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 struct PaluSpec {
   int key_heads_per_group = 0;    ///< 0: all KV heads of the layer
@@ -28,4 +29,5 @@ struct Palu {
 using PaluPerHead = Palu<PaluSpec{.key_heads_per_group = 1, .value_heads_per_group = 1}>;
 using PaluJoint = Palu<PaluSpec{}>;
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -30,7 +30,8 @@
 #include "terse/core/status.hpp"
 #include "terse/policy/record.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 enum class Granularity : std::uint8_t {
   per_token,    ///< every token carries its own scales: it can be written, moved and dropped alone
@@ -122,4 +123,5 @@ template <Codec C>
   return {};
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -10,7 +10,9 @@
 #include "terse/policy/position.hpp"
 #include "terse/policy/projector.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::detail {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace detail {
 
 template <class KeyCodec, class ValueCodec, class ProjectorPart, class EvictorPart, Reindex reindex>
 struct CheckParts {
@@ -59,4 +61,6 @@ struct CheckParts {
   static constexpr bool passed = true;
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::detail
+}  // namespace detail
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -16,7 +16,8 @@
 #include "terse/policy/projector.hpp"
 #include "terse/policy/tail.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 namespace detail {
 
@@ -222,4 +223,5 @@ struct PolicyOf<P> {
 template <class P>
 using PolicyOf = typename detail::PolicyOf<P>::type;
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -28,7 +28,8 @@
 #include "terse/core/status.hpp"
 #include "terse/policy/record.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// What an evictor must be fed beside keys and values.
 enum class Signal : std::uint8_t {
@@ -152,4 +153,5 @@ struct NoEviction {
   static void select(TokenList<NoTokenState>&, const Params&, const SelectContext&) noexcept {}
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

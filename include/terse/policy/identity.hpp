@@ -11,7 +11,8 @@
 #include "terse/core/scalar.hpp"
 #include "terse/policy/codec.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 struct Identity {
   static constexpr Granularity granularity = Granularity::per_token;
@@ -68,4 +69,5 @@ struct Identity {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -5,7 +5,8 @@
 
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 enum class KeyForm : std::uint8_t {
   post_rope,  ///< keys are stored rotated to their logical position
@@ -17,4 +18,5 @@ enum class Reindex : std::uint8_t {
   cache_index,  ///< distances are those inside the cache (StreamingLLM)
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

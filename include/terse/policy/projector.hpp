@@ -15,7 +15,8 @@
 #include "terse/config.hpp"
 #include "terse/core/status.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 template <class P>
 concept Projector = requires {
@@ -62,4 +63,5 @@ template <Projector P>
   return {};
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

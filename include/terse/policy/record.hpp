@@ -7,7 +7,8 @@
 #include "terse/config.hpp"
 #include "terse/core/math.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Tokens of a block: the unit of encoding, paging and sharing.
 inline constexpr int block_tokens = 64;
@@ -52,4 +53,5 @@ TERSE_HOST_DEVICE constexpr double bits_per_element(const Record& record, int wi
   return 8.0 * static_cast<double>(record.bytes) / (block_tokens * width);
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

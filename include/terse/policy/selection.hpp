@@ -8,7 +8,8 @@
 #include "terse/config.hpp"
 #include "terse/policy/evictor.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Maps a score to an integer whose order is that of the scores (NaN sorts lowest).
 [[nodiscard]] inline std::uint32_t ordered_bits(float score) noexcept {
@@ -36,4 +37,5 @@ void keep_highest(TokenList<TokenState>& list, int begin, int end, int keep, Sco
   for (int v = 0; v < victims; ++v) list.kill(static_cast<int>(keys[v] & 0xffffffffu));
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

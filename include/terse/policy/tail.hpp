@@ -8,7 +8,8 @@
 #include "terse/core/status.hpp"
 #include "terse/policy/record.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// What the query at position p reads exactly depends only on p: tokens before
 /// `granule * floor(max(0, p + 1 - min_tokens) / granule)` are read decoded, the rest as 16-bit.
@@ -53,4 +54,5 @@ struct Tail {
   static constexpr TailSpec tail = S;
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

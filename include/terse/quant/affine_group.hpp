@@ -15,7 +15,8 @@
 #include "terse/policy/codec.hpp"
 #include "terse/quant/codes.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// How scale (and group_min) are found from a group x.
 enum class ScaleRule : std::uint8_t {
@@ -292,4 +293,5 @@ struct AffineGroup {
 template <class CodecPart, class BasisPart>
 struct InBasis : CodecPart, BasisPart {};
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

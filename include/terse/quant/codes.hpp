@@ -13,7 +13,8 @@
 #include "terse/core/math.hpp"
 #include "terse/policy/record.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Byte and bit at which a code lies.
 struct CodePlace {
@@ -61,4 +62,5 @@ TERSE_HOST_DEVICE inline unsigned load_code(const std::byte* codes, CodePlace pl
   return (static_cast<unsigned>(codes[place.byte]) >> place.shift) & ((1u << Bits) - 1u);
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

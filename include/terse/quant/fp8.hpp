@@ -11,7 +11,8 @@
 #include "terse/core/scalar.hpp"
 #include "terse/policy/codec.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 inline constexpr float e4m3_max = 448.0f;
 
@@ -73,4 +74,5 @@ struct Fp8 {
 };
 static_assert(Fp8::record(Side::key, 64).bytes == 64 * 64);
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

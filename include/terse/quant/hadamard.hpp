@@ -5,7 +5,8 @@
 #include "terse/config.hpp"
 #include "terse/policy/codec.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Largest power of two that divides `width` and does not exceed `limit`.
 TERSE_HOST_DEVICE constexpr int hadamard_size(int width, int limit) noexcept {
@@ -45,4 +46,5 @@ struct HadamardBasis {
   }
 };
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

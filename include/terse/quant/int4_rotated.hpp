@@ -8,10 +8,12 @@
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/hadamard.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 using Int4Rotated = InBasis<AffineGroup<AffineSpec{.bits = 4, .rule = ScaleRule::least_squares}>,
                             HadamardBasis<256>>;
 static_assert(Int4Rotated::record(Side::key, 64).bytes == 64 * 64 / 2 + 2 * 64);  // 4.25 bits
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

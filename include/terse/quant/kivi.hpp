@@ -12,7 +12,8 @@
 #include "terse/policy/tail.hpp"
 #include "terse/quant/affine_group.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 struct KiviSpec {
   int bits = 2;
@@ -44,4 +45,5 @@ using Kivi4 = Kivi<KiviSpec{.bits = 4}>;
 static_assert(Kivi2::key_codec::record(Side::key, 64).bytes * 8 == 64 * 64 * 3);
 static_assert(Kivi4::value_codec::record(Side::value, 64).bytes * 8 == 64 * 64 * 5);
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -9,11 +9,13 @@
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/hadamard.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 using Q4_0Plain =
     AffineGroup<AffineSpec{.bits = 4, .group = 32, .rule = ScaleRule::signed_max_wide}>;
 using Q4_0 = InBasis<Q4_0Plain, HadamardBasis<64>>;
 static_assert(Q4_0::record(Side::key, 64).bytes * 8 == 64 * 64 * 9 / 2);  // 4.5 bits
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

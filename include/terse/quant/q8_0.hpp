@@ -9,10 +9,12 @@
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/hadamard.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
 
 using Q8_0Plain = AffineGroup<AffineSpec{.bits = 8, .group = 32, .rule = ScaleRule::abs_max_wide}>;
 using Q8_0 = InBasis<Q8_0Plain, HadamardBasis<64>>;
 static_assert(Q8_0::record(Side::key, 64).bytes * 8 == 64 * 64 * 17 / 2);  // 8.5 bits
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

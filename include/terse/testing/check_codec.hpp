@@ -15,7 +15,9 @@
 #include "terse/policy/codec.hpp"
 #include "terse/testing/report.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::testing {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace testing {
 namespace detail {
 
 /// Numbers between two runs of other numbers that must not be read.
@@ -310,11 +312,13 @@ template <Codec C>
 /// Checks a codec for keys, then for values.
 template <Codec C>
 [[nodiscard]] Report check_codec(int width) {
-  const Report keys = check_codec<C>(Side::key, width);
+  Report keys = check_codec<C>(Side::key, width);
   if (!keys.ok()) return keys;
   Report values = check_codec<C>(Side::value, width);
   values.checks += keys.checks;
   return values;
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::testing
+}  // namespace testing
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -12,7 +12,9 @@
 #include "terse/policy/evictor.hpp"
 #include "terse/testing/report.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::testing {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace testing {
 
 namespace detail {
 
@@ -140,8 +142,9 @@ void check_growth(Checker& check, const typename E::Params& params, int stride, 
     const std::string at = " (length " + std::to_string(unit.length()) + ", " +
                            std::to_string(incoming) + " incoming)";
     bool killed_only = !unit.has_stray_bits();
-    for (std::size_t p = 0; p < after.size(); ++p)
+    for (std::size_t p = 0; p < after.size(); ++p) {
       killed_only = killed_only && before[p] >= after[p];
+    }
     check.expect(killed_only, "select makes tokens live" + at);
     check.expect(unit.intact(), "select writes outside its list's scratch or live bits" + at);
     check.expect(twin.survivors() == after, "select is not deterministic" + at);
@@ -184,10 +187,13 @@ template <Evictor E>
     checker.expect(E::prefix_tokens(params) >= 0, "prefix_tokens is negative");
   }
   for (const int stride : {1, 7, 64, 150}) {
-    for (const int incoming : {0, 1, 64})
+    for (const int incoming : {0, 1, 64}) {
       detail::check_growth<E>(checker, params, stride, incoming);
+    }
   }
   return checker.report();
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::testing
+}  // namespace testing
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

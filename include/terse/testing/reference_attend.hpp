@@ -8,7 +8,9 @@
 #include "terse/cache/attention.hpp"
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::testing {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace testing {
 
 namespace detail {
 
@@ -188,4 +190,6 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
   return {};
 }
 
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::testing
+}  // namespace testing
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -7,7 +7,9 @@
 
 #include "terse/config.hpp"
 
-namespace terse::inline TERSE_FLAGS_NAMESPACE::testing {
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace testing {
 
 /// How many checks ran, and what the first failure was. The checks of one call stop at it.
 struct Report {
@@ -61,4 +63,6 @@ class Checker {
 };
 
 }  // namespace detail
-}  // namespace terse::inline TERSE_FLAGS_NAMESPACE::testing
+}  // namespace testing
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
