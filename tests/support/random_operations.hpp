@@ -467,6 +467,7 @@ class RandomOperations {
   /// Counts of the pool, read from the state buffer, against the owners in the tables.
   void check_references(const std::map<std::int32_t, long>& owners) {
     terse::detail::Carver state(buffers_->state.span().data());
+    (void)state.take<detail::StateRecord>(1);
     (void)state.take<SequenceRecord>(num_sequences);
     terse::detail::ClassStore<L, Policy> store;
     store.shape = model_->shape();

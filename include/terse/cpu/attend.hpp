@@ -33,7 +33,7 @@ struct Serial {
 };
 
 /// Entries of a row that one work item reads when few query rows share them.
-inline constexpr int split_entries = 16;
+inline constexpr int split_entries = 32;
 /// From this many query rows of a unit on, a unit is one work item: the rows fill the kernels.
 inline constexpr int unsplit_rows = 512;
 
