@@ -32,7 +32,6 @@ inline constexpr KernelTable table{
     .decode_affine = decode_affine,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
-    .scale = scale,
 };
 
 }  // namespace avx2

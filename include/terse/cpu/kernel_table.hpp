@@ -71,9 +71,6 @@ struct KernelTable {
   /// [row, width]` by its factor.
   void (*softmax_rows)(float* scores, int rows, std::uint64_t mask, SoftmaxState* states, int width,
                        float* accumulators);
-
-  /// x[i] *= factor.
-  void (*scale)(float* x, int count, float factor);
 };
 
 }  // namespace cpu
