@@ -185,16 +185,3 @@ TEST_CASE("a row's sums do not depend on the rows beside it") {
     }
   }
 }
-
-TEST_CASE("scale multiplies exactly its numbers") {
-  for (const KernelTable* table : available_tables()) {
-    INFO(table->name);
-    for (int count = 0; count < 70; ++count) {
-      std::vector<float> x(80, 3.0f);
-      table->scale(x.data(), count, 0.5f);
-      for (int i = 0; i < 80; ++i) {
-        REQUIRE(x[static_cast<std::size_t>(i)] == (i < count ? 1.5f : 3.0f));
-      }
-    }
-  }
-}
