@@ -1,4 +1,5 @@
-/// Everything of terse that needs no CUDA.
+/// The cache and every policy. Beside it: terse/cpu/attend.hpp (attention on the host),
+/// terse/testing/ (checks for policies of your own).
 #pragma once
 
 #include "terse/cache/kv_cache.hpp"

@@ -141,13 +141,27 @@ TEST_CASE("rows that see nothing give zero and -infinity, and merge as nothing",
   for (std::size_t i = 0; i < 6; ++i) CHECK(only.lse_ln[i] == sinks[i]);
 }
 
-TEST_CASE("a sequence without tokens is refused, not attended", "[attend][parameters]") {
-  Driver<PagedLayout<>, Int8> d(config());
+TEMPLATE_TEST_CASE("rows of a sequence without tokens are zero, and merging them changes nothing",
+                   "[attend][parameters]", Identity, Int8, Kivi2) {
+  Driver<PagedLayout<>, TestType> d(config());
   const SequenceId s = d.create();
-  const StepPart part{s, 1};
-  const auto queries = query_rows(d.shape(), 5, 0, 1);
-  const Attended none = run_attend(d.cache.layer(0), {&part, 1}, queries, Path::vectorised);
-  CHECK(none.status.code == StatusCode::invalid_argument);
+  for (const int rows : {1, 3}) {
+    const StepPart part{s, rows};
+    const auto queries = query_rows(d.shape(), 5, 0, rows);
+    for (const Path path : {Path::vectorised, Path::oracle}) {
+      const Attended none = run_attend(d.cache.layer(0), {&part, 1}, queries, path);
+      REQUIRE(none.status.ok());
+      for (const float x : none.output) REQUIRE(x == 0.0f);
+      for (const float x : none.lse_ln) REQUIRE(x == -INFINITY);
+      Attended other = none;
+      for (float& x : other.output) x = 0.25f;
+      for (float& x : other.lse_ln) x = 2.0f;
+      Attended merged = other;
+      merge(6 * rows, 64, merged.output.data(), merged.lse_ln.data(), none.output.data(),
+            none.lse_ln.data());
+      CHECK(same_bits(merged, other));
+    }
+  }
 }
 
 TEST_CASE("merged parts are the attention over their union", "[attend][parameters]") {

@@ -42,7 +42,7 @@ void check_places() {
       CAPTURE(Bits, width, side == Side::key);
       CHECK(is_injective<Bits>(side, width));
       const auto used_bits = static_cast<std::size_t>(block_tokens * width * Bits);
-      if (width == stored_channels(side, width)) {
+      if (width == stored_channels(Bits, side, width)) {
         // Injective and of equal size: a bijection onto the bits of the section.
         CHECK(codes_bytes<Bits>(side, width) * 8 == used_bits);
       } else {
@@ -94,20 +94,21 @@ TEST_CASE("codes come back as stored, whatever was there before") {
   }
 }
 
-TEST_CASE("a 64-byte vector of keys holds 16 tokens by 4 channels, fields 16 tokens apart") {
+TEST_CASE("a 64-byte vector of keys holds 16 tokens by 4 channels, fields 4 channels apart") {
   for (int t = 0; t < 16; ++t) {
     for (int c = 0; c < 4; ++c) {
       for (unsigned field = 0; field < 4; ++field) {
         const CodePlace place =
-            code_place<2>(Side::key, 128, t + 16 * static_cast<int>(field), 4 + c);
-        CHECK(place.byte == static_cast<std::size_t>(64 + 4 * t + c));
+            code_place<2>(Side::key, 128, 32 + t, 16 + 4 * static_cast<int>(field) + c);
+        CHECK(place.byte == static_cast<std::size_t>((2 * 8 + 1) * 64 + 4 * t + c));
         CHECK(place.shift == 2 * field);
       }
     }
   }
-  // 4 bits: 32 tokens to a vector, so token 32 starts the second run of vectors.
-  CHECK(code_place<4>(Side::key, 80, 32, 0).byte == 20 * 64);
-  CHECK(code_place<4>(Side::key, 80, 16, 0).shift == 4);
+  // Width 80 is ten lanes of eight 4-bit codes, or twenty of four 8-bit ones.
+  CHECK(code_place<4>(Side::key, 80, 16, 0).byte == 10 * 64);
+  CHECK(code_place<4>(Side::key, 80, 0, 12).byte == 64);
+  CHECK(code_place<4>(Side::key, 80, 0, 12).shift == 4);
   CHECK(code_place<8>(Side::key, 80, 16, 0).byte == 20 * 64);
 }
 
@@ -125,9 +126,12 @@ TEST_CASE("a 64-byte vector of values holds 16 channels by 4 tokens, fields 4 to
 }
 
 TEST_CASE("stored channels are padded to the vectors' lanes") {
-  CHECK(stored_channels(Side::key, 20) == 20);
-  CHECK(stored_channels(Side::key, 21) == 24);
-  CHECK(stored_channels(Side::value, 20) == 32);
-  CHECK(stored_channels(Side::value, 64) == 64);
+  CHECK(stored_channels(8, Side::key, 20) == 20);
+  CHECK(stored_channels(8, Side::key, 21) == 24);
+  CHECK(stored_channels(4, Side::key, 20) == 24);
+  CHECK(stored_channels(2, Side::key, 20) == 32);
+  CHECK(stored_channels(2, Side::value, 20) == 32);
+  CHECK(stored_channels(4, Side::value, 64) == 64);
+  CHECK(codes_bytes<4>(Side::key, 20) == 64 * 24 / 2);
   CHECK(codes_bytes<2>(Side::value, 20) == 64 * 32 / 4);
 }

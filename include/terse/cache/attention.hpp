@@ -146,7 +146,8 @@ template <class Ref>
       return error(StatusCode::invalid_argument,
                    "terse::attend: rows of a part must be in 1..max_step_tokens", part.tokens);
     }
-    if (part.tokens > r.visible_tokens(i)) {
+    // Rows of a sequence without tokens see nothing, like those whose tokens are all evicted.
+    if (part.tokens > r.visible_tokens(i) && r.visible_tokens(i) > 0) {
       return error(StatusCode::invalid_argument,
                    "terse::attend: more rows than the sequence has tokens", part.tokens);
     }

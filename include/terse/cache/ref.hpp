@@ -68,7 +68,9 @@ struct KVCacheRef {
                static_cast<std::size_t>(shape.entries) +
            static_cast<std::size_t>(entry);
   }
-  [[nodiscard]] int row_of_unit(int unit) const noexcept { return unit / shape.units_per_row; }
+  // A row holds one unit or all of them, so nothing is divided here: this runs once per block.
+  [[nodiscard]] int row_of_unit(int unit) const noexcept { return shape.rows == 1 ? 0 : unit; }
+  [[nodiscard]] int unit_in_row(int unit) const noexcept { return shape.rows == 1 ? unit : 0; }
   [[nodiscard]] std::int32_t& entry_count(int sequence, int row) const noexcept {
     return entry_counts[row_index(sequence, row)];
   }
@@ -96,7 +98,7 @@ struct KVCacheRef {
   [[nodiscard]] std::byte* block(int sequence, int unit, int entry) const noexcept {
     return pages +
            static_cast<std::size_t>(page(sequence, row_of_unit(unit), entry)) * shape.page_bytes +
-           static_cast<std::size_t>(unit % shape.units_per_row) * shape.unit_bytes;
+           static_cast<std::size_t>(unit_in_row(unit)) * shape.unit_bytes;
   }
   [[nodiscard]] std::byte* tail_block(int sequence, int unit,
                                       std::int64_t position) const noexcept {

@@ -363,8 +363,9 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
                 ? r.block(sequence, unit, e + 1)
                 : nullptr;
         block_scores(call, source, sequence, unit, e, variant, block, next, p, s);
-        for (int v = 0; v < p.vectors; v += group) {  // the members of a group share a mask
-          const std::uint64_t mask = select(v / group % p.rows);
+        for (int v = 0, row = 0; v < p.vectors; v += group) {  // a group's members share a mask
+          const std::uint64_t mask = select(row);
+          row = row + 1 == p.rows ? 0 : row + 1;
           const auto first = static_cast<std::size_t>(v);
           float* scores = s.scores + first * block_tokens;
           if (mask == 0) {

@@ -24,7 +24,8 @@ inline constexpr int chunk_channels = 256;
 /// Whether scale groups align with the vectors of the codes; if not, portable code serves.
 inline bool covers(const AffineFormat& f, Side side, int width) noexcept {
   if (f.granularity == Granularity::per_channel) return f.group % 16 == 0;
-  return f.group == 0 || f.group >= width || f.group % (side == Side::key ? 4 : 16) == 0;
+  return f.group == 0 || f.group >= width ||
+         f.group % (side == Side::key ? codes_per_lane(f.bits) : 16) == 0;
 }
 
 TERSE_INLINE_AVX2 __m256 load_halves(const std::byte* section, int index) noexcept {
@@ -127,7 +128,7 @@ template <int Bits, int R>
 TERSE_TARGET_AVX2 void scores_rows(const ReadFormat& f, int width, const AffineParts& parts,
                                    const float* queries, float* scores, const std::byte* next) {
   constexpr int fields = 8 / Bits;
-  const int stored_quads = ceil_div(width, 4);
+  const int vectors = ceil_div(width, codes_per_lane(Bits));
   const bool per_channel = f.granularity == Granularity::per_channel;
   const __m256 centre = _mm256_set1_ps(f.centre);
   FoldedQueries<R> folded;
@@ -140,13 +141,13 @@ TERSE_TARGET_AVX2 void scores_rows(const ReadFormat& f, int width, const AffineP
       if (t == 0 || (per_channel && t % f.group == 0)) {
         folded.fold(f, width, parts, queries, begin, count, per_channel ? t / f.group : 0);
       }
-      const std::byte* codes = parts.codes + (t / (16 * fields) * stored_quads + begin / 4) * 64;
-      const int shift = t / 16 % fields * Bits;
+      const std::byte* codes = parts.codes + (t / 16 * vectors + begin / codes_per_lane(Bits)) * 64;
       Products<Bits, R> products;
       products.clear();
       for (int quad = 0; quad < ceil_div(count, 4); ++quad) {
-        prefetch(next + (codes - parts.codes) + quad * 64);
-        products.add(codes + quad * 64, shift, centre, folded.x[0] + quad * 4, chunk_channels);
+        const std::byte* vector = codes + quad / fields * 64;
+        prefetch(next + (vector - parts.codes));
+        products.add(vector, quad % fields * Bits, centre, folded.x[0] + quad * 4, chunk_channels);
       }
       TERSE_UNROLL
       for (int half = 0; half < 2; ++half) {

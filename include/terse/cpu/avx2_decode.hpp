@@ -30,14 +30,14 @@ TERSE_INLINE_AVX2 __m256 apply_scale(const AffineFormat& f, const AffineParts& p
 template <int Bits>
 TERSE_TARGET_AVX2 void decode_keys(const AffineFormat& f, int width, const AffineParts& parts,
                                    float* out) {
-  constexpr int fields = 8 / Bits;
-  const int quads = ceil_div(width, 4);
+  constexpr int span = codes_per_lane(Bits);
+  const int vectors = ceil_div(width, span);
   const __m256 centre = _mm256_set1_ps(f.centre);
   for (int c = 0; c < width; ++c) {
+    const int shift = c % 4 * 8 + c / 4 % (8 / Bits) * Bits;
     for (int t = 0; t < block_tokens; t += 8) {
-      const int vector = t / (16 * fields) * quads + c / 4;
-      const __m256i stored =
-          load_codes(parts.codes + vector * 64 + t % 16 * 4, c % 4 * 8 + t / 16 % fields * Bits);
+      const int vector = t / 16 * vectors + c / span;
+      const __m256i stored = load_codes(parts.codes + vector * 64 + t % 16 * 4, shift);
       const __m256 x = centred_codes<Bits>(stored, 0, centre);
       _mm256_storeu_ps(out + static_cast<std::ptrdiff_t>(c) * block_tokens + t,
                        apply_scale(f, parts, x, affine_param_index(f, width, t, c),

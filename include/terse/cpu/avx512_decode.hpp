@@ -28,15 +28,15 @@ TERSE_INLINE_AVX512 __m512 centred_codes(__m512i stored, int shift, float centre
 template <int Bits>
 TERSE_TARGET_AVX512 void decode_keys(const AffineFormat& f, int width, const AffineParts& parts,
                                      float* out) noexcept {
-  constexpr int fields = 8 / Bits;
-  const int quads = ceil_div(width, 4);
+  constexpr int span = codes_per_lane(Bits);
+  const int vectors = ceil_div(width, span);
   const bool per_channel = f.granularity == Granularity::per_channel;
   for (int c = 0; c < width; ++c) {
-    const int in_word = c % 4 * 8;
+    const int shift = c % 4 * 8 + c / 4 % (8 / Bits) * Bits;
     for (int t = 0; t < block_tokens; t += 16) {
-      const int vector = t / (16 * fields) * quads + c / 4;
-      const __m512 x = centred_codes<Bits>(_mm512_loadu_si512(parts.codes + vector * 64),
-                                           in_word + t / 16 % fields * Bits, f.centre);
+      const int vector = t / 16 * vectors + c / span;
+      const __m512 x =
+          centred_codes<Bits>(_mm512_loadu_si512(parts.codes + vector * 64), shift, f.centre);
       const int at = affine_param_index(f, width, t, c);
       const __m512 scale = per_channel ? _mm512_set1_ps(terse::detail::load_half(parts.scales, at))
                                        : load_halves(parts.scales, at);

@@ -4,6 +4,10 @@
 /// with signed bytes h, m and l, and `vpdpbusd` multiplies 64 codes by four such bytes at a time.
 /// Two bytes (16 bits) would leave 2e-5 in the output, three leave fp32's own error. Integer sums
 /// are exact and so the same in any order.
+///
+/// Codes of 4 bits lie in pairs, so a byte is code + 16 * partner. One product with whole bytes
+/// takes a low byte z to both: z meets the code, 16 z its partner. Its upper half serves the former
+/// and its lower half the latter, which leaves 19 bits of each number for two and a half products.
 #pragma once
 
 #include <cstddef>
@@ -21,8 +25,16 @@ namespace cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
-/// Largest magnitude of a fixed-point number: 65536 h stays within 7 bits, as `split_bytes` needs.
-inline constexpr float fixed_top = 4160000.0f;
+/// How a fixed-point number is cut into the words of dot products.
+enum class Digits {
+  three,   ///< l, m and h of every number
+  shared,  ///< m and h of every number, and a low byte for each pair of 4-bit codes
+};
+
+/// Largest magnitude of a fixed-point number: with its offsets it stays within 23 bits of a
+/// mantissa, or within three signed bytes. 256 of them sum up to less than 2^31.
+template <Digits D>
+inline constexpr float fixed_top = D == Digits::three ? 4159000.0f : 8300000.0f;
 /// Smaller vectors lose bits instead of overflowing 1 / scale.
 inline constexpr float fixed_floor = 1e-30f;
 /// Rows of one pass and channels of one integer sum. 255 * 127 * 256 * 257 < 2^31.
@@ -46,7 +58,8 @@ inline int count_chunks(const AffineFormat& f, int width) noexcept {
 /// Whether scale groups align with the vectors of the codes; if not, portable code serves.
 inline bool covers(const AffineFormat& f, Side side, int width) noexcept {
   if (f.granularity == Granularity::per_channel) return f.group % 16 == 0;
-  return f.group == 0 || f.group >= width || f.group % (side == Side::key ? 4 : 16) == 0;
+  return f.group == 0 || f.group >= width ||
+         f.group % (side == Side::key ? codes_per_lane(f.bits) : 16) == 0;
 }
 
 TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index) noexcept {
@@ -55,11 +68,6 @@ TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index) noex
 TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index,
                                        __mmask16 lanes) noexcept {
   return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, section + index * 2));
-}
-
-/// Where a group's codes are counted from, in value units: its minimum lifted to the middle.
-TERSE_INLINE_AVX512 __m512 middles(const ReadFormat& f, __m512 scale, __m512 minimum) noexcept {
-  return _mm512_fmadd_ps(scale, _mm512_set1_ps(f.lift), minimum);
 }
 
 /// sum += codes . word, four bytes a lane, the word broadcast by the load port. Written out because
@@ -79,27 +87,65 @@ struct FixedScales {
   alignas(16) float inverse[affine_rows];
 };
 
+template <Digits D>
 TERSE_INLINE_AVX512 void set_scales(__m128 peaks, FixedScales* out) noexcept {
-  const __m128 top = _mm_set1_ps(fixed_top);
+  const __m128 top = _mm_set1_ps(fixed_top<D>);
   const __m128 largest = _mm_max_ps(peaks, _mm_set1_ps(fixed_floor));
-  _mm_store_ps(out->scale, _mm_mul_ps(largest, _mm_set1_ps(1.0f / fixed_top)));
+  _mm_store_ps(out->scale, _mm_mul_ps(largest, _mm_set1_ps(1.0f / fixed_top<D>)));
   _mm_store_ps(out->inverse, _mm_div_ps(top, largest));
 }
 
-/// 16 numbers as four groups of 16 bytes, each {l l l l m m m m h h h h 0 0 0 0} of four numbers.
-/// `total` gathers the fixed-point numbers themselves, each with `fixed_bias` added.
-TERSE_INLINE_AVX512 __m512i split_bytes(__m512 x, __m512 inverse, __m512i* total) noexcept {
-  // 1.5 * 2^23 leaves the rounded integer in the low mantissa bits, 0x8080 makes room for the
-  // borrows of the signed bytes.
-  const __m512 shifted = _mm512_fmadd_ps(x, inverse, _mm512_set1_ps(12582912.0f + 32896.0f));
-  const __m512i bits = _mm512_castps_si512(shifted);
-  *total = _mm512_add_epi32(*total, bits);
-  const __m512i bytes = _mm512_sub_epi8(bits, _mm512_set1_epi32(0x4b408080));
-  const __m512i order =
-      _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-  return _mm512_shuffle_epi8(bytes, order);
+/// Four numbers' bytes side by side: {l l l l m m m m h h h h 0 0 0 0} in each 16 bytes.
+TERSE_INLINE_AVX512 __m512i gather_digits(__m512i numbers) noexcept {
+  return _mm512_shuffle_epi8(numbers, _mm512_broadcast_i32x4(_mm_setr_epi8(
+                                          0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
 }
-inline constexpr std::uint32_t fixed_bias = 0x4b408080u;
+
+/// Offsets of the bytes make room for the borrows of signed digits; a partner's also takes that of
+/// the low byte it shares.
+inline constexpr std::uint32_t first_offset = 0x8080u, partner_offset = 0x8800u;
+/// x * inverse + 1.5 * 2^23 has the rounded product in its low mantissa bits.
+inline constexpr float fixed_magic = 12582912.0f;
+inline constexpr std::uint32_t fixed_magic_bits = 0x4b400000u;
+
+/// Digits::three of 16 numbers: four words for each four. `total` gathers the numbers themselves,
+/// each with fixed_magic_bits and first_offset added.
+TERSE_INLINE_AVX512 __m512i split_three(__m512 x, __m512 inverse, __m512i* total) noexcept {
+  const __m512i bits = _mm512_castps_si512(
+      _mm512_fmadd_ps(x, inverse, _mm512_set1_ps(fixed_magic + static_cast<float>(first_offset))));
+  *total = _mm512_add_epi32(*total, bits);
+  return gather_digits(
+      _mm512_sub_epi8(bits, _mm512_set1_epi32(static_cast<int>(fixed_magic_bits | first_offset))));
+}
+
+/// Digits::shared of 16 numbers, of which every second four are the partners of the four before.
+/// The low byte lies with the former. `total` gathers what the digits stand for, with first_offset
+/// or partner_offset added. Twice as large as the numbers of split_three: they need no mantissa.
+TERSE_INLINE_AVX512 __m512i split_shared(__m512 x, __m512 inverse, __m512i* total) noexcept {
+  constexpr __mmask16 first = 0x0f0f, partner = 0xf0f0;
+  const __m512i half_byte = _mm512_set1_epi32(15);
+  // Both round to 16, and a partner gives up 8 * 256 with the offset of z.
+  const __m512i offset =
+      _mm512_mask_mov_epi32(_mm512_set1_epi32(static_cast<int>(first_offset) + 8), partner,
+                            _mm512_set1_epi32(static_cast<int>(partner_offset) + 8));
+  const __m512i numbers = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)), offset);
+  const __m512i lower = _mm512_maskz_and_epi32(
+      first, half_byte,
+      _mm512_srli_epi32(_mm512_shuffle_i32x4(numbers, numbers, _MM_SHUFFLE(3, 3, 1, 1)), 4));
+  const __m512i rounded = _mm512_sub_epi32(numbers, lower);
+  // Times 16, the upper half of z is a multiple of 256: the partner's m gives it up.
+  const __m512i upper = _mm512_and_si512(_mm512_slli_epi32(rounded, 4), _mm512_set1_epi32(0xf00));
+  const __m512i taken = _mm512_sub_epi32(
+      rounded, _mm512_maskz_shuffle_i32x4(partner, upper, upper, _MM_SHUFFLE(2, 2, 0, 0)));
+  const __m512i digits = _mm512_ternarylogic_epi32(half_byte, lower, taken, 0xca);
+  *total = _mm512_add_epi32(*total, _mm512_mask_andnot_epi32(digits, partner, half_byte, numbers));
+  return gather_digits(_mm512_sub_epi8(digits, _mm512_set1_epi32(static_cast<int>(first_offset))));
+}
+
+template <Digits D>
+TERSE_INLINE_AVX512 __m512i split(__m512 x, __m512 inverse, __m512i* total) noexcept {
+  return D == Digits::shared ? split_shared(x, inverse, total) : split_three(x, inverse, total);
+}
 
 /// What a centre takes from a row's sums: `start`, where the middle bytes' sum begins, and `rest`,
 /// in units of the row's scale. Together centre * (sum of the fixed-point numbers), exactly.
@@ -108,22 +154,22 @@ struct CentreShare {
   float rest;
 };
 
-/// `total`: the sum of `count` biased numbers, modulo 2^32.
-inline CentreShare centre_share(const ReadFormat& f, int total, int count) noexcept {
-  const auto sum = static_cast<int>(static_cast<std::uint32_t>(total) -
-                                    static_cast<std::uint32_t>(count) * fixed_bias);
-  // The centre may be half an integer, so the part that must be an integer is even.
-  return {-static_cast<int>(2.0f * f.centre) * (sum >> 9),
-          f.centre * static_cast<float>(sum & 511)};
-}
-
-/// Shares of R rows whose biased numbers `total` holds lane by lane, `count` in all.
-TERSE_INLINE_AVX512 void store_shares(const ReadFormat& f, const __m512i* total, int count,
-                                      int rows, CentreShare* shares) noexcept {
-  alignas(16) int totals[affine_rows];
+/// Shares of `rows` rows whose numbers `total` holds lane by lane, `count` (a multiple of 16) in
+/// all.
+template <Digits D>
+TERSE_INLINE_AVX512 void store_shares(float centre, const __m512i* total, int count, int rows,
+                                      CentreShare* shares) noexcept {
+  constexpr std::uint32_t pair =
+      D == Digits::shared ? first_offset + partner_offset : 2 * (fixed_magic_bits + first_offset);
+  alignas(16) std::uint32_t totals[affine_rows];
   _mm_store_si128(reinterpret_cast<__m128i*>(totals),
                   sum_each(total[0], total[1], total[2], total[3]));
-  for (int r = 0; r < rows; ++r) shares[r] = centre_share(f, totals[r], count);
+  for (int r = 0; r < rows; ++r) {
+    const auto sum = static_cast<int>(totals[r] - static_cast<std::uint32_t>(count / 2) * pair);
+    // The centre may be half an integer, so the part that must be an integer is even.
+    shares[r] = {-static_cast<int>(2.0f * centre) * (sum >> 9),
+                 centre * static_cast<float>(sum & 511)};
+  }
 }
 
 /// The sums of the three bytes as one number in units of the row's scale.

@@ -17,75 +17,80 @@ namespace cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
-/// Codes of 64 tokens: vectors of 16 tokens and 4 channels. A tile is two such vectors.
-template <int Bits>
-struct KeyTile {
-  const std::byte* first;
-  std::ptrdiff_t second;  ///< bytes from the tile's first vectors to its second ones (8 bits)
-  int shift;
-
-  KeyTile(const std::byte* codes, int stored_quads, int first_quad, int tile) noexcept
-      : first(codes +
-              (Bits == 8   ? 2 * tile * stored_quads
-               : Bits == 4 ? tile * stored_quads
-                           : 0) *
-                  64 +
-              first_quad * 64),
-        second(stored_quads * 64),
-        shift(Bits == 2 ? 4 * tile : 0) {}
+/// Rows' words and starting sums for 16 tokens. Tokens with channel scales of their own have their
+/// own.
+struct KeyWords {
+  const float* digits;         ///< [row, quad, 4 words]
+  const CentreShare* centres;  ///< [row], or null: no centre
 };
 
-/// dots[row][32]: integer products of R rows with the 32 tokens of a tile. `digits` [row, quad, 4]
-/// serve the first 16 tokens, those `other` words on the last 16.
-template <int Bits, int R, bool Shared>
-TERSE_TARGET_AVX512 void key_dots(KeyTile<Bits> tile, int quads, const float* digits,
-                                  std::ptrdiff_t row_stride, std::ptrdiff_t other,
-                                  const CentreShare* centres, std::ptrdiff_t other_centre,
-                                  std::intptr_t ahead, float* dots) noexcept {
+/// dots[row][32]: integer products of R rows with 32 tokens: `vectors` stored vectors from `codes`
+/// on and as many from `codes + second` on.
+template <int Bits, Digits D, int R, bool Shared>
+TERSE_TARGET_AVX512 void key_dots(const std::byte* codes, std::ptrdiff_t second, int vectors,
+                                  const KeyWords& words, std::ptrdiff_t row_stride,
+                                  const KeyWords& other, std::intptr_t ahead,
+                                  float* dots) noexcept {
+  constexpr int fields = 8 / Bits;
   const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
-  const __m128i shift = _mm_cvtsi32_si128(tile.shift);
   __m512i sum[R][2][3];
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
     TERSE_UNROLL
     for (int v = 0; v < 2; ++v) {
-      sum[r][v][0] = sum[r][v][2] = _mm512_setzero_si512();
-      sum[r][v][1] = _mm512_set1_epi32(centres[r + v * other_centre].start);
+      sum[r][v][0] = sum[r][v][1] = sum[r][v][2] = _mm512_setzero_si512();
     }
   }
-  const std::byte* codes = tile.first;
-  for (int quad = 0; quad < quads; ++quad) {
-    __m512i a = _mm512_loadu_si512(codes);
-    __m512i b;
+  const float* digits = words.digits;
+  const std::ptrdiff_t to_other = Shared ? 0 : other.digits - words.digits;
+  for (int vector = 0; vector < vectors; ++vector) {
+    const __m512i a = _mm512_loadu_si512(codes);
+    const __m512i b = _mm512_loadu_si512(codes + second);
     prefetch(codes, ahead);
-    if constexpr (Bits == 8) {
-      b = _mm512_loadu_si512(codes + tile.second);
-      prefetch(codes + tile.second, ahead);
-    } else {
-      if constexpr (Bits == 2) a = _mm512_srl_epi32(a, shift);
-      b = _mm512_and_si512(_mm512_srli_epi32(a, Bits), mask);
-      a = _mm512_and_si512(a, mask);
+    prefetch(codes + second, ahead);
+    if constexpr (D == Digits::shared) {
+      TERSE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        dot_word(sum[r][0][0], a, digits + r * row_stride);
+        dot_word(sum[r][1][0], b, digits + r * row_stride + to_other);
+      }
     }
     TERSE_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const float* words = digits + r * row_stride;
+    for (int field = 0; field < fields; ++field) {
+      __m512i x = a, y = b;
+      if (field != 0) x = _mm512_srli_epi32(x, static_cast<unsigned>(field * Bits));
+      if (field != 0) y = _mm512_srli_epi32(y, static_cast<unsigned>(field * Bits));
+      if (Bits != 8) x = _mm512_and_si512(x, mask);
+      if (Bits != 8) y = _mm512_and_si512(y, mask);
       TERSE_UNROLL
-      for (int i = 0; i < 3; ++i) {
-        dot_word(sum[r][0][i], a, words + i);
-        dot_word(sum[r][1][i], b, words + (Shared ? 0 : other) + i);
+      for (int r = 0; r < R; ++r) {
+        const float* word = digits + r * row_stride + field * 4;
+        TERSE_UNROLL
+        for (int i = D == Digits::shared ? 1 : 0; i < 3; ++i) {
+          dot_word(sum[r][0][i], x, word + i);
+          dot_word(sum[r][1][i], y, word + to_other + i);
+        }
       }
     }
     codes += 64;
-    digits += 4;
+    digits += fields * 4;
   }
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
     TERSE_UNROLL
     for (int v = 0; v < 2; ++v) {
+      const CentreShare* centres = v == 0 || Shared ? words.centres : other.centres;
+      if (centres != nullptr) {
+        sum[r][v][1] = _mm512_add_epi32(sum[r][v][1], _mm512_set1_epi32(centres[r].start));
+      }
       _mm512_storeu_ps(dots + r * 32 + v * 16, combine(sum[r][v][0], sum[r][v][1], sum[r][v][2]));
     }
   }
 }
+
+/// How queries of a per-token format are cut: those words serve every block of a call.
+template <int Bits>
+inline constexpr Digits query_digits = Bits == 4 ? Digits::shared : Digits::three;
 
 /// Where `prepare_queries` puts things: digits `[row, quad, 4 words]`, the centre's shares
 /// `[chunk, row]`, and a scale per row.
@@ -110,10 +115,9 @@ inline std::size_t prepared_bytes(const AffineFormat& f, int rows, int width) {
   return wants_preparation(f, width) ? PreparedPlan(f, rows, width).bytes : 0;
 }
 
-TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& format, const float* queries,
-                                                int rows, int width, std::byte* prepared) {
-  if (!wants_preparation(format, width)) return;
-  const ReadFormat f(format);
+template <Digits D>
+TERSE_TARGET_AVX512 void split_rows(const AffineFormat& f, const float* queries, int rows,
+                                    int width, std::byte* prepared) {
   const PreparedPlan plan(f, rows, width);
   auto* shares = reinterpret_cast<CentreShare*>(prepared + plan.shares_at);
   auto* scales = reinterpret_cast<float*>(prepared + plan.scales_at);
@@ -128,7 +132,7 @@ TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& format, cons
       poison = _mm512_fmadd_ps(x, _mm512_setzero_ps(), poison);
     }
     FixedScales fixed;
-    set_scales(max_each(peak, peak, peak, peak), &fixed);
+    set_scales<D>(max_each(peak, peak, peak, peak), &fixed);
     scales[row] = fixed.scale[0] + _mm512_reduce_add_ps(poison);
     for (int chunk = 0, begin = 0, count = 0; begin < width; begin += count, ++chunk) {
       count = chunk_size(f, width, begin);
@@ -137,33 +141,47 @@ TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& format, cons
       for (int r = 0; r < affine_rows; ++r) total[r] = _mm512_setzero_si512();
       for (int c = begin; c < begin + count; c += 16) {
         const __m512 x = _mm512_maskz_loadu_ps(first_lanes(begin + count - c), q + c);
-        // Four numbers are 16 bytes; those of the next chunk are its own.
-        _mm512_mask_storeu_epi32(digits + c * 4, first_lanes(round_up(begin + count - c, 4)),
-                                 split_bytes(x, _mm512_set1_ps(fixed.inverse[0]), total));
+        // A number's words take 4 bytes, and the next chunk begins in the next lane of codes.
+        _mm512_mask_storeu_epi32(digits + c * 4,
+                                 first_lanes(round_up(begin + count - c, codes_per_lane(f.bits))),
+                                 split<D>(x, _mm512_set1_ps(fixed.inverse[0]), total));
       }
-      store_shares(f, total, round_up(count, 16), 1, &shares[chunk * rows + row]);
+      store_shares<D>(f.centre, total, round_up(count, 16), 1, &shares[chunk * rows + row]);
     }
   }
 }
 
+TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& f, const float* queries,
+                                                int rows, int width, std::byte* prepared) {
+  if (!wants_preparation(f, width)) return;
+  if (f.bits == 4) {
+    split_rows<query_digits<4>>(f, queries, rows, width, prepared);
+  } else {
+    split_rows<query_digits<8>>(f, queries, rows, width, prepared);
+  }
+}
+
 template <int Bits, int R>
-TERSE_TARGET_AVX512 void scores_per_token(const ReadFormat& f, int width, const AffineParts& parts,
-                                          const float* queries, const std::byte* prepared, int rows,
-                                          int row, float* scores, std::intptr_t ahead) noexcept {
+TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
+                                          const AffineParts& parts, const float* queries,
+                                          const std::byte* prepared, int rows, int row,
+                                          float* scores, std::intptr_t ahead) noexcept {
+  constexpr int span = codes_per_lane(Bits);
   const PreparedPlan plan(f, rows, width);
   const auto* digits =
       reinterpret_cast<const float*>(prepared) + static_cast<std::ptrdiff_t>(row) * plan.row_words;
   const auto* shares = reinterpret_cast<const CentreShare*>(prepared + plan.shares_at) + row;
   const auto* scales = reinterpret_cast<const float*>(prepared + plan.scales_at) + row;
-  const int stored_quads = ceil_div(width, 4);
+  const std::ptrdiff_t second = ceil_div(width, span) * 64;
   float dots[R * 32];
   for (int begin = 0, count = 0; begin < width; begin += count, shares += rows) {
     count = chunk_size(f, width, begin);
     const int group = f.group == 0 ? 0 : begin / f.group;
+    const KeyWords words{digits + begin, shares};
     for (int tile = 0; tile < 2; ++tile) {
-      key_dots<Bits, R, true>(KeyTile<Bits>(parts.codes, stored_quads, begin / 4, tile),
-                              ceil_div(count, 4), digits + begin, plan.row_words, 0, shares, 0,
-                              Bits == 2 && tile == 1 ? 0 : ahead, dots);
+      key_dots<Bits, query_digits<Bits>, R, true>(
+          parts.codes + 2 * tile * second + begin / span * 64, second, ceil_div(count, span), words,
+          plan.row_words, words, ahead, dots);
       TERSE_UNROLL
       for (int v = 0; v < 2; ++v) {
         const int t = tile * 32 + v * 16;
@@ -180,7 +198,7 @@ TERSE_TARGET_AVX512 void scores_per_token(const ReadFormat& f, int width, const 
       }
     }
     if (!f.has_min) continue;
-    // A token's middle multiplies the sum of the group's queries.
+    // A token's minimum multiplies the sum of the group's queries.
     for (int r = 0; r < R; ++r) {
       const float* q = queries + static_cast<std::ptrdiff_t>(row + r) * width;
       __m512 sum = _mm512_setzero_ps();
@@ -190,147 +208,126 @@ TERSE_TARGET_AVX512 void scores_per_token(const ReadFormat& f, int width, const 
       const __m512 total = _mm512_set1_ps(_mm512_reduce_add_ps(sum));
       for (int t = 0; t < block_tokens; t += 16) {
         float* out = scores + r * block_tokens + t;
-        const int at = group * block_tokens + t;
-        const __m512 middle =
-            middles(f, load_halves(parts.scales, at), load_halves(parts.minima, at));
-        _mm512_storeu_ps(out, _mm512_fmadd_ps(total, middle, _mm512_loadu_ps(out)));
+        _mm512_storeu_ps(out,
+                         _mm512_fmadd_ps(total, load_halves(parts.minima, group * block_tokens + t),
+                                         _mm512_loadu_ps(out)));
       }
     }
   }
 }
 
-/// The queries of one chunk multiplied by the channel scales of one token group, split into bytes.
-struct Folded {
+/// The queries of one chunk multiplied by the channel scales of one token group, in digits.
+struct FoldedQueries {
   alignas(64) float words[affine_rows][chunk_channels];
-  FixedScales fixed;
   CentreShare centres[affine_rows];
-  alignas(16) float offsets[affine_rows];  ///< sum of query times group middle
+  alignas(16) float offsets[affine_rows];  ///< sum of query times group minimum
 };
 inline constexpr int max_token_groups = block_tokens / 16;
 
-/// 16 channels of R query rows and of the channel parameters, `lanes` of them where not Full.
-template <int R, bool Full>
-struct FoldInput {
-  const ReadFormat& f;
-  const AffineParts& parts;
-  const float* queries;
-  std::ptrdiff_t width;
-  int params;  ///< index of the first channel's scale
-  __mmask16 lanes;
-
-  TERSE_INLINE_AVX512 __m512 query(int r, int c) const noexcept {
-    const float* q = queries + r * width + c;
-    return Full ? _mm512_loadu_ps(q) : _mm512_maskz_loadu_ps(lanes, q);
-  }
-  TERSE_INLINE_AVX512 __m512 scale(int c) const noexcept {
-    return Full ? load_halves(parts.scales, params + c)
-                : load_halves(parts.scales, params + c, lanes);
-  }
-  TERSE_INLINE_AVX512 __m512 middle(int c, __m512 scale_of_c) const noexcept {
-    if (!f.has_min) return _mm512_setzero_ps();
-    return middles(f, scale_of_c,
-                   Full ? load_halves(parts.minima, params + c)
-                        : load_halves(parts.minima, params + c, lanes));
-  }
-  TERSE_INLINE_AVX512 void measure(int c, __m512* peak, __m512* offset) const noexcept {
-    const __m512 s = scale(c), m = middle(c, s);
-    TERSE_UNROLL
-    for (int r = 0; r < R; ++r) {
-      const __m512 x = query(r, c);
-      peak[r] = max_magnitude(peak[r], _mm512_mul_ps(x, s));
-      offset[r] = _mm512_fmadd_ps(x, m, offset[r]);  // NaN where x is not finite
-    }
-  }
-  /// Makes the products a second time: storing them would take longer.
-  TERSE_INLINE_AVX512 void split(int c, const __m512* inverse, __m512i* total,
-                                 Folded* folded) const noexcept {
-    const __m512 s = scale(c);
-    TERSE_UNROLL
-    for (int r = 0; r < R; ++r) {
-      _mm512_store_si512(folded->words[r] + c,
-                         split_bytes(_mm512_mul_ps(query(r, c), s), inverse[r], &total[r]));
-    }
-  }
-};
-
-/// The first half of folding: scales and offsets of R rows.
+/// Scales that hold for all token groups: the largest product of a query with its channel's largest
+/// scale. One reduction serves all of them.
 template <int R>
-TERSE_TARGET_AVX512 void measure_queries(const ReadFormat& f, int width, const AffineParts& parts,
-                                         const float* queries, int begin, int count, int group,
-                                         Folded* folded) noexcept {
-  __m512 peak[affine_rows], offset[affine_rows];
+TERSE_TARGET_AVX512 void measure_queries(const AffineFormat& f, int width, const AffineParts& parts,
+                                         const float* queries, int begin, int count,
+                                         FixedScales* fixed) noexcept {
+  const int groups = block_tokens / f.group;
+  __m512 peak[affine_rows];
   TERSE_UNROLL
-  for (int r = 0; r < affine_rows; ++r) peak[r] = offset[r] = _mm512_setzero_ps();
-  const FoldInput<R, true> full{f, parts, queries + begin, width, group * width + begin, 0};
-  const FoldInput<R, false> rest{
-      f, parts, queries + begin, width, group * width + begin, first_lanes(count % 16)};
-  int c = 0;
-  for (; c + 16 <= count; c += 16) full.measure(c, peak, offset);
-  if (c < count) rest.measure(c, peak, offset);
-  set_scales(max_each(peak[0], peak[1], peak[2], peak[3]), &folded->fixed);
-  _mm_store_ps(folded->offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
+  for (int r = 0; r < affine_rows; ++r) peak[r] = _mm512_setzero_ps();
+  for (int c = begin; c < begin + count; c += 16) {
+    const __mmask16 lanes = first_lanes(begin + count - c);
+    __m512 scale = load_halves(parts.scales, c, lanes);
+    for (int g = 1; g < groups; ++g) {
+      scale = max_magnitude(scale, load_halves(parts.scales, g * width + c, lanes));
+    }
+    TERSE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const __m512 x = _mm512_maskz_loadu_ps(lanes, queries + r * width + c);
+      peak[r] = max_magnitude(peak[r], _mm512_mul_ps(x, scale));
+    }
+  }
+  set_scales<Digits::three>(max_each(peak[0], peak[1], peak[2], peak[3]), fixed);
 }
 
-/// The second half: the bytes.
-template <int R>
-TERSE_TARGET_AVX512 void split_queries(const ReadFormat& f, int width, const AffineParts& parts,
-                                       const float* queries, int begin, int count, int group,
-                                       Folded* folded) noexcept {
-  __m512 inverse[R];
+/// Without minima the codes have a centre, with them they count from the minimum.
+template <int R, bool HasMin>
+TERSE_TARGET_AVX512 void fold_queries(const AffineFormat& f, int width, const AffineParts& parts,
+                                      const float* queries, int begin, int count, int group,
+                                      const FixedScales& fixed, FoldedQueries* folded) noexcept {
+  __m512 inverse[R], offset[affine_rows];
   __m512i total[affine_rows];
   TERSE_UNROLL
-  for (int r = 0; r < R; ++r) inverse[r] = _mm512_set1_ps(folded->fixed.inverse[r]);
+  for (int r = 0; r < R; ++r) inverse[r] = _mm512_set1_ps(fixed.inverse[r]);
   TERSE_UNROLL
-  for (int r = 0; r < affine_rows; ++r) total[r] = _mm512_setzero_si512();
-  const FoldInput<R, true> full{f, parts, queries + begin, width, group * width + begin, 0};
-  const FoldInput<R, false> rest{
-      f, parts, queries + begin, width, group * width + begin, first_lanes(count % 16)};
-  int c = 0;
-  for (; c + 16 <= count; c += 16) full.split(c, inverse, total, folded);
-  if (c < count) rest.split(c, inverse, total, folded);
-  store_shares(f, total, round_up(count, 16), R, folded->centres);
+  for (int r = 0; r < affine_rows; ++r) {
+    offset[r] = _mm512_setzero_ps();
+    total[r] = _mm512_setzero_si512();
+  }
+  for (int c = 0; c < count; c += 16) {
+    const __mmask16 lanes = first_lanes(count - c);
+    const int at = group * width + begin + c;
+    const __m512 scale = load_halves(parts.scales, at, lanes);
+    __m512 minimum = _mm512_setzero_ps();
+    if constexpr (HasMin) minimum = load_halves(parts.minima, at, lanes);
+    TERSE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const __m512 x = _mm512_maskz_loadu_ps(lanes, queries + r * width + begin + c);
+      offset[r] = _mm512_fmadd_ps(x, minimum, offset[r]);  // NaN where x is not finite
+      _mm512_store_si512(folded->words[r] + c,
+                         split_three(_mm512_mul_ps(x, scale), inverse[r], &total[r]));
+    }
+  }
+  _mm_store_ps(folded->offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
+  if constexpr (!HasMin) {
+    store_shares<Digits::three>(f.centre, total, round_up(count, 16), R, folded->centres);
+  }
 }
 
 template <int Bits, int R>
-TERSE_TARGET_AVX512 void scores_per_channel(const ReadFormat& f, int width,
+TERSE_TARGET_AVX512 void scores_per_channel(const AffineFormat& f, int width,
                                             const AffineParts& parts, const float* queries,
                                             float* scores, std::intptr_t ahead) noexcept {
-  const int stored_quads = ceil_div(width, 4);
+  constexpr int span = codes_per_lane(Bits);
+  const std::ptrdiff_t second = ceil_div(width, span) * 64;
   const int groups = block_tokens / f.group;
-  Folded folded[max_token_groups];
+  FoldedQueries folded[max_token_groups];
+  FixedScales fixed;
   float dots[R * 32];
   for (int begin = 0, count = 0; begin < width; begin += count) {
     count = chunk_size(f, width, begin);
-    // Group by group within each half, so that one's reductions hide behind another's products.
+    measure_queries<R>(f, width, parts, queries, begin, count, &fixed);
     for (int g = 0; g < groups; ++g) {
-      measure_queries<R>(f, width, parts, queries, begin, count, g, &folded[g]);
-    }
-    for (int g = 0; g < groups; ++g) {
-      split_queries<R>(f, width, parts, queries, begin, count, g, &folded[g]);
+      if (f.has_min) {
+        fold_queries<R, true>(f, width, parts, queries, begin, count, g, fixed, &folded[g]);
+      } else {
+        fold_queries<R, false>(f, width, parts, queries, begin, count, g, fixed, &folded[g]);
+      }
     }
     for (int tile = 0; tile < 2; ++tile) {
-      const Folded* own[2] = {&folded[tile * 32 / f.group], &folded[(tile * 32 + 16) / f.group]};
-      const KeyTile<Bits> codes(parts.codes, stored_quads, begin / 4, tile);
-      const std::intptr_t hint = Bits == 2 && tile == 1 ? 0 : ahead;
-      const int quads = ceil_div(count, 4);
+      const FoldedQueries* own[2] = {&folded[tile * 32 / f.group],
+                                     &folded[(tile * 32 + 16) / f.group]};
+      const std::byte* codes = parts.codes + 2 * tile * second + begin / span * 64;
+      const int vectors = ceil_div(count, span);
+      KeyWords words[2];
+      TERSE_UNROLL
+      for (int v = 0; v < 2; ++v) {
+        words[v] = {own[v]->words[0], f.has_min ? nullptr : own[v]->centres};
+      }
       if (own[0] == own[1]) {
-        key_dots<Bits, R, true>(codes, quads, own[0]->words[0], chunk_channels, 0, own[0]->centres,
-                                0, hint, dots);
+        key_dots<Bits, Digits::three, R, true>(codes, second, vectors, words[0], chunk_channels,
+                                               words[1], ahead, dots);
       } else {
-        constexpr auto next_group = static_cast<std::ptrdiff_t>(sizeof(Folded));
-        static_assert(next_group % sizeof(CentreShare) == 0);
-        key_dots<Bits, R, false>(
-            codes, quads, own[0]->words[0], chunk_channels,
-            next_group / static_cast<std::ptrdiff_t>(sizeof(float)), own[0]->centres,
-            next_group / static_cast<std::ptrdiff_t>(sizeof(CentreShare)), hint, dots);
+        key_dots<Bits, Digits::three, R, false>(codes, second, vectors, words[0], chunk_channels,
+                                                words[1], ahead, dots);
       }
       TERSE_UNROLL
       for (int v = 0; v < 2; ++v) {
         TERSE_UNROLL
         for (int r = 0; r < R; ++r) {
           float* out = scores + r * block_tokens + tile * 32 + v * 16;
-          const float scale = own[v]->fixed.scale[r];
-          const float offset = own[v]->offsets[r] - own[v]->centres[r].rest * scale;
+          const float scale = fixed.scale[r];
+          const float offset =
+              f.has_min ? own[v]->offsets[r] : own[v]->offsets[r] - own[v]->centres[r].rest * scale;
           __m512 sum = _mm512_fmadd_ps(_mm512_loadu_ps(dots + r * 32 + v * 16),
                                        _mm512_set1_ps(scale), _mm512_set1_ps(offset));
           if (begin != 0) sum = _mm512_add_ps(sum, _mm512_loadu_ps(out));
@@ -342,7 +339,7 @@ TERSE_TARGET_AVX512 void scores_per_channel(const ReadFormat& f, int width,
 }
 
 template <int Bits, int R>
-TERSE_TARGET_AVX512 void scores_rows(const ReadFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX512 void scores_rows(const AffineFormat& f, int width, const AffineParts& parts,
                                      const float* queries, const std::byte* prepared, int rows,
                                      int row, float* scores, std::intptr_t ahead) noexcept {
   float* out = scores + static_cast<std::ptrdiff_t>(row) * block_tokens;
@@ -355,7 +352,7 @@ TERSE_TARGET_AVX512 void scores_rows(const ReadFormat& f, int width, const Affin
 }
 
 template <int Bits>
-TERSE_TARGET_AVX512 void scores_bits(const ReadFormat& f, int width, const AffineParts& parts,
+TERSE_TARGET_AVX512 void scores_bits(const AffineFormat& f, int width, const AffineParts& parts,
                                      const float* queries, const std::byte* prepared, int rows,
                                      float* scores, std::intptr_t ahead) noexcept {
   for (int row = 0; row < rows; row += affine_rows) {
@@ -377,14 +374,13 @@ TERSE_TARGET_AVX512 void scores_bits(const ReadFormat& f, int width, const Affin
   }
 }
 
-TERSE_TARGET_AVX512 inline void scores_affine(const AffineFormat& format, int width,
+TERSE_TARGET_AVX512 inline void scores_affine(const AffineFormat& f, int width,
                                               const std::byte* record, const float* queries,
                                               const std::byte* prepared, int rows, float* scores,
                                               const std::byte* next) {
-  if (!covers(format, Side::key, width)) {
-    return portable::scores_affine(format, width, record, queries, prepared, rows, scores, next);
+  if (!covers(f, Side::key, width)) {
+    return portable::scores_affine(f, width, record, queries, prepared, rows, scores, next);
   }
-  const ReadFormat f(format);
   const AffineParts parts(f, Side::key, width, record);
   const std::intptr_t ahead = distance(record, next);
   if (ahead != 0) prefetch_parameters(parts, ahead);

@@ -17,58 +17,76 @@ namespace cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
-/// Probabilities of 64 tokens times the token scales of one channel group, split into bytes.
+/// Probabilities of 64 tokens times the token scales of one channel group, in digits.
 struct FoldedTokens {
   alignas(64) float words[affine_rows][block_tokens];
-  FixedScales fixed;
   CentreShare centres[affine_rows];
-  alignas(16) float offsets[affine_rows];  ///< sum of probability times group middle
+  alignas(16) float offsets[affine_rows];  ///< sum of probability times group minimum
 };
 
-template <int R>
-TERSE_TARGET_AVX512 void fold_probabilities(const ReadFormat& f, const AffineParts& parts,
+/// Scales that hold for all channel groups: the largest product of a probability with its token's
+/// largest scale. One reduction serves all of them.
+template <Digits D, int R>
+TERSE_TARGET_AVX512 void measure_probabilities(const AffineParts& parts, const float* probabilities,
+                                               int groups, FixedScales* fixed) noexcept {
+  __m512 peak[affine_rows];
+  TERSE_UNROLL
+  for (int r = 0; r < affine_rows; ++r) peak[r] = _mm512_setzero_ps();
+  TERSE_UNROLL
+  for (int v = 0; v < 4; ++v) {
+    __m512 scale = load_halves(parts.scales, v * 16);
+    for (int g = 1; g < groups; ++g) {
+      scale = max_magnitude(scale, load_halves(parts.scales, g * block_tokens + v * 16));
+    }
+    TERSE_UNROLL
+    for (int r = 0; r < R; ++r) {
+      const __m512 p = _mm512_loadu_ps(probabilities + r * block_tokens + v * 16);
+      peak[r] = max_magnitude(peak[r], _mm512_mul_ps(p, scale));
+    }
+  }
+  set_scales<D>(max_each(peak[0], peak[1], peak[2], peak[3]), fixed);
+}
+
+/// Without minima the codes have a centre, with them they count from the minimum.
+template <Digits D, int R, bool HasMin>
+TERSE_TARGET_AVX512 void fold_probabilities(const AffineFormat& f, const AffineParts& parts,
                                             const float* probabilities, int group,
+                                            const FixedScales& fixed,
                                             FoldedTokens* folded) noexcept {
-  __m512 x[affine_rows][4], peak[affine_rows], offset[affine_rows];
+  __m512 inverse[R], offset[affine_rows];
   __m512i total[affine_rows];
   TERSE_UNROLL
+  for (int r = 0; r < R; ++r) inverse[r] = _mm512_set1_ps(fixed.inverse[r]);
+  TERSE_UNROLL
   for (int r = 0; r < affine_rows; ++r) {
-    peak[r] = offset[r] = _mm512_setzero_ps();
+    offset[r] = _mm512_setzero_ps();
     total[r] = _mm512_setzero_si512();
   }
   TERSE_UNROLL
   for (int v = 0; v < 4; ++v) {
     const __m512 scale = load_halves(parts.scales, group * block_tokens + v * 16);
-    __m512 middle = _mm512_setzero_ps();
-    if (f.has_min) {
-      middle = middles(f, scale, load_halves(parts.minima, group * block_tokens + v * 16));
-    }
+    __m512 minimum = _mm512_setzero_ps();
+    if constexpr (HasMin) minimum = load_halves(parts.minima, group * block_tokens + v * 16);
     TERSE_UNROLL
     for (int r = 0; r < R; ++r) {
       const __m512 p = _mm512_loadu_ps(probabilities + r * block_tokens + v * 16);
-      x[r][v] = _mm512_mul_ps(p, scale);
-      peak[r] = max_magnitude(peak[r], x[r][v]);
-      offset[r] = _mm512_fmadd_ps(p, middle, offset[r]);  // NaN where p is not finite
+      offset[r] = _mm512_fmadd_ps(p, minimum, offset[r]);  // NaN where p is not finite
+      _mm512_store_si512(folded->words[r] + v * 16,
+                         split<D>(_mm512_mul_ps(p, scale), inverse[r], &total[r]));
     }
   }
-  set_scales(max_each(peak[0], peak[1], peak[2], peak[3]), &folded->fixed);
   _mm_store_ps(folded->offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
-  TERSE_UNROLL
-  for (int r = 0; r < R; ++r) {
-    const __m512 inverse = _mm512_set1_ps(folded->fixed.inverse[r]);
-    TERSE_UNROLL
-    for (int v = 0; v < 4; ++v) {
-      _mm512_store_si512(folded->words[r] + v * 16, split_bytes(x[r][v], inverse, &total[r]));
-    }
+  if constexpr (!HasMin) {
+    store_shares<D>(f.centre, total, block_tokens, R, folded->centres);
+    for (int r = 0; r < R; ++r) folded->offsets[r] -= folded->centres[r].rest * fixed.scale[r];
   }
-  store_shares(f, total, block_tokens, R, folded->centres);
 }
 
 /// R rows x NT tiles of 16 channels; `lanes` selects channels of a lone tile.
-template <int Bits, int R, int NT>
-TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens& folded, int width,
-                                     float* accumulators, __mmask16 lanes,
-                                     std::intptr_t ahead) noexcept {
+template <int Bits, Digits D, int R, bool HasMin, int NT>
+TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens& folded,
+                                     const FixedScales& fixed, int width, float* accumulators,
+                                     __mmask16 lanes, std::intptr_t ahead) noexcept {
   constexpr int fields = 8 / Bits;
   constexpr int vectors = block_tokens / (4 * fields);
   const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
@@ -77,8 +95,7 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
   for (int r = 0; r < R; ++r) {
     TERSE_UNROLL
     for (int n = 0; n < NT; ++n) {
-      sum[n][r][0] = sum[n][r][2] = _mm512_setzero_si512();
-      sum[n][r][1] = _mm512_set1_epi32(folded.centres[r].start);
+      sum[n][r][0] = sum[n][r][1] = sum[n][r][2] = _mm512_setzero_si512();
     }
   }
   const float* digits = folded.words[0];
@@ -89,6 +106,15 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
       const std::byte* at = codes + (n * vectors + v) * 64;
       stored[n] = _mm512_loadu_si512(at);
       prefetch(at, ahead);
+    }
+    if constexpr (D == Digits::shared) {
+      TERSE_UNROLL
+      for (int r = 0; r < R; ++r) {
+        TERSE_UNROLL
+        for (int n = 0; n < NT; ++n) {
+          dot_word(sum[n][r][0], stored[n], digits + r * block_tokens);
+        }
+      }
     }
     TERSE_UNROLL
     for (int field = 0; field < fields; ++field) {
@@ -102,7 +128,7 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
       TERSE_UNROLL
       for (int r = 0; r < R; ++r) {
         TERSE_UNROLL
-        for (int i = 0; i < 3; ++i) {
+        for (int i = D == Digits::shared ? 1 : 0; i < 3; ++i) {
           const float* word = digits + r * block_tokens + field * 4 + i;
           TERSE_UNROLL
           for (int n = 0; n < NT; ++n) dot_word(sum[n][r][i], x[n], word);
@@ -113,12 +139,15 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
   }
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {
-    const float unit = folded.fixed.scale[r];
-    const __m512 scale = _mm512_set1_ps(unit);
-    const __m512 offset = _mm512_set1_ps(folded.offsets[r] - folded.centres[r].rest * unit);
+    const __m512 scale = _mm512_set1_ps(fixed.scale[r]);
+    const __m512 offset = _mm512_set1_ps(folded.offsets[r]);
     TERSE_UNROLL
     for (int n = 0; n < NT; ++n) {
       float* out = accumulators + static_cast<std::ptrdiff_t>(r) * width + n * 16;
+      if constexpr (!HasMin) {
+        // Here rather than at the start, where it would wait for the fold's last reduction.
+        sum[n][r][1] = _mm512_add_epi32(sum[n][r][1], _mm512_set1_epi32(folded.centres[r].start));
+      }
       const __m512 dot = combine(sum[n][r][0], sum[n][r][1], sum[n][r][2]);
       const __m512 block = _mm512_fmadd_ps(dot, scale, offset);
       if constexpr (NT > 1) {
@@ -130,35 +159,38 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
   }
 }
 
-template <int Bits, int R>
-TERSE_TARGET_AVX512 void values_rows(const ReadFormat& f, int width, const AffineParts& parts,
+template <int Bits, Digits D, int R, bool HasMin>
+TERSE_TARGET_AVX512 void values_rows(const AffineFormat& f, int width, const AffineParts& parts,
                                      const float* probabilities, float* accumulators,
                                      std::intptr_t ahead) noexcept {
   constexpr int tile_bytes = 16 * block_tokens * Bits / 8;
   const int group_channels = f.group == 0 || f.group > width ? width : f.group;
+  FixedScales fixed;
+  measure_probabilities<D, R>(parts, probabilities, ceil_div(width, group_channels), &fixed);
   // The next group is folded before this one's products, which hide its reductions.
   FoldedTokens folded[2];
-  fold_probabilities<R>(f, parts, probabilities, 0, &folded[0]);
+  fold_probabilities<D, R, HasMin>(f, parts, probabilities, 0, fixed, &folded[0]);
   for (int begin = 0, group = 0; begin < width; begin += group_channels, ++group) {
     const int end = begin + group_channels < width ? begin + group_channels : width;
     if (end < width) {
-      fold_probabilities<R>(f, parts, probabilities, group + 1, &folded[(group + 1) % 2]);
+      fold_probabilities<D, R, HasMin>(f, parts, probabilities, group + 1, fixed,
+                                       &folded[(group + 1) % 2]);
     }
     const FoldedTokens& own = folded[group % 2];
     int c = begin;
     for (; c + 32 <= end; c += 32) {
-      value_tiles<Bits, R, 2>(parts.codes + c / 16 * tile_bytes, own, width, accumulators + c, 0,
-                              ahead);
+      value_tiles<Bits, D, R, HasMin, 2>(parts.codes + c / 16 * tile_bytes, own, fixed, width,
+                                         accumulators + c, 0, ahead);
     }
     for (; c < end; c += 16) {
-      value_tiles<Bits, R, 1>(parts.codes + c / 16 * tile_bytes, own, width, accumulators + c,
-                              first_lanes(end - c), ahead);
+      value_tiles<Bits, D, R, HasMin, 1>(parts.codes + c / 16 * tile_bytes, own, fixed, width,
+                                         accumulators + c, first_lanes(end - c), ahead);
     }
   }
 }
 
-template <int Bits>
-TERSE_TARGET_AVX512 void values_bits(const ReadFormat& f, int width, const AffineParts& parts,
+template <int Bits, Digits D, bool HasMin>
+TERSE_TARGET_AVX512 void values_bits(const AffineFormat& f, int width, const AffineParts& parts,
                                      const float* probabilities, int rows, float* accumulators,
                                      std::intptr_t ahead) noexcept {
   for (int row = 0; row < rows; row += affine_rows) {
@@ -167,39 +199,49 @@ TERSE_TARGET_AVX512 void values_bits(const ReadFormat& f, int width, const Affin
     const std::intptr_t hint = row == 0 ? ahead : 0;
     switch (rows - row) {
       case 1:
-        values_rows<Bits, 1>(f, width, parts, p, out, hint);
+        values_rows<Bits, D, 1, HasMin>(f, width, parts, p, out, hint);
         break;
       case 2:
-        values_rows<Bits, 2>(f, width, parts, p, out, hint);
+        values_rows<Bits, D, 2, HasMin>(f, width, parts, p, out, hint);
         break;
       case 3:
-        values_rows<Bits, 3>(f, width, parts, p, out, hint);
+        values_rows<Bits, D, 3, HasMin>(f, width, parts, p, out, hint);
         break;
       default:
-        values_rows<Bits, 4>(f, width, parts, p, out, hint);
+        values_rows<Bits, D, 4, HasMin>(f, width, parts, p, out, hint);
         break;
     }
   }
 }
 
-TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& format, int width,
+/// Channels of a scale group from which on shared digits pay: below, splitting takes longer.
+inline constexpr int shared_digit_channels = 128;
+
+TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& f, int width,
                                               const std::byte* record, const float* probabilities,
                                               int rows, float* accumulators,
                                               const std::byte* next) {
-  if (format.granularity != Granularity::per_token || !covers(format, Side::value, width)) {
-    return portable::values_affine(format, width, record, probabilities, rows, accumulators, next);
+  if (f.granularity != Granularity::per_token || !covers(f, Side::value, width)) {
+    return portable::values_affine(f, width, record, probabilities, rows, accumulators, next);
   }
-  const ReadFormat f(format);
   const AffineParts parts(f, Side::value, width, record);
   const std::intptr_t ahead = distance(record, next);
   if (ahead != 0) prefetch_parameters(parts, ahead);
+  const auto run = [&](auto* values) {
+    values(f, width, parts, probabilities, rows, accumulators, ahead);
+  };
+  constexpr Digits three = Digits::three;
   switch (f.bits) {
     case 2:
-      return values_bits<2>(f, width, parts, probabilities, rows, accumulators, ahead);
+      return run(f.has_min ? values_bits<2, three, true> : values_bits<2, three, false>);
     case 4:
-      return values_bits<4>(f, width, parts, probabilities, rows, accumulators, ahead);
+      if (f.has_min) return run(values_bits<4, three, true>);
+      return run(width >= shared_digit_channels &&
+                         (f.group == 0 || f.group >= shared_digit_channels)
+                     ? values_bits<4, Digits::shared, false>
+                     : values_bits<4, three, false>);
     default:
-      return values_bits<8>(f, width, parts, probabilities, rows, accumulators, ahead);
+      return run(f.has_min ? values_bits<8, three, true> : values_bits<8, three, false>);
   }
 }
 

@@ -1,10 +1,10 @@
 /// Stored order of packed codes of a block `[64 tokens, width]`, 2, 4 or 8 bits each.
 ///
 /// The order is that of dot-product instructions: a 64-byte vector holds 16 lanes of 4 bytes, and a
-/// byte holds 8 / bits codes. Keys: lane = token, byte = channel; values: lane = channel,
-/// byte = token. One AND (after a shift) of a vector yields 64 codes that meet four neighbouring
-/// query channels (keys) or probabilities (values). Lanes of a GPU's matrix operand read the same
-/// words. docs/stored_format.md has the picture.
+/// byte holds 8 / bits codes. Keys: lane = token, everything in a lane = channels; values: lane =
+/// channel, everything in a lane = tokens. One AND (after a shift) of a vector yields 64 codes that
+/// meet four neighbouring query channels (keys) or probabilities (values). Lanes of a GPU's matrix
+/// operand read the same words. docs/stored_format.md has the picture.
 #pragma once
 
 #include <cstddef>
@@ -22,32 +22,32 @@ struct CodePlace {
   unsigned shift;
 };
 
-/// Channels covered by the stored vectors: `width` rounded up to 4 (keys) or 16 (values).
-TERSE_HOST_DEVICE constexpr int stored_channels(Side side, int width) noexcept {
-  return side == Side::key ? round_up(width, 4) : round_up(width, 16);
+/// Codes in a lane of four bytes.
+TERSE_HOST_DEVICE constexpr int codes_per_lane(int bits) noexcept { return 32 / bits; }
+
+/// Channels covered by the stored vectors: `width` rounded up to a whole lane (keys) or to 16 lanes
+/// (values).
+TERSE_HOST_DEVICE constexpr int stored_channels(int bits, Side side, int width) noexcept {
+  return round_up(width, side == Side::key ? codes_per_lane(bits) : 16);
 }
 
 template <int Bits>
 TERSE_HOST_DEVICE constexpr CodePlace code_place(Side side, int width, int token,
                                                  int channel) noexcept {
   static_assert(Bits == 2 || Bits == 4 || Bits == 8);
-  constexpr int fields = 8 / Bits;
-  if (side == Side::key) {
-    const int quads = ceil_div(width, 4);
-    const int vector = token / (16 * fields) * quads + channel / 4;
-    return {static_cast<std::size_t>(vector * 64 + token % 16 * 4 + channel % 4),
-            static_cast<unsigned>(token / 16 % fields * Bits)};
-  }
-  constexpr int vectors_per_tile = block_tokens / (4 * fields);
-  const int vector = channel / 16 * vectors_per_tile + token / (4 * fields);
-  return {static_cast<std::size_t>(vector * 64 + channel % 16 * 4 + token % 4),
-          static_cast<unsigned>(token / 4 % fields * Bits)};
+  constexpr int span = codes_per_lane(Bits);
+  const int lane = side == Side::key ? token : channel;
+  const int along = side == Side::key ? channel : token;
+  const int vectors_per_tile = ceil_div(side == Side::key ? width : block_tokens, span);
+  const int vector = lane / 16 * vectors_per_tile + along / span;
+  return {static_cast<std::size_t>(vector * 64 + lane % 16 * 4 + along % 4),
+          static_cast<unsigned>(along / 4 % (8 / Bits) * Bits)};
 }
 
 template <int Bits>
 TERSE_HOST_DEVICE constexpr std::size_t codes_bytes(Side side, int width) noexcept {
   return static_cast<std::size_t>(block_tokens) *
-         static_cast<std::size_t>(stored_channels(side, width)) * Bits / 8;
+         static_cast<std::size_t>(stored_channels(Bits, side, width)) * Bits / 8;
 }
 
 template <int Bits>

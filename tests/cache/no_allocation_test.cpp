@@ -1,0 +1,94 @@
+// After creation nothing allocates: the caller's buffers are all the memory that grows with tokens.
+#include <cstdlib>
+#include <new>
+#include <vector>
+
+#include "tests/support/cache_fixture.hpp"
+#include "tests/support/catch.hpp"
+#include "tests/support/random.hpp"
+
+namespace {
+
+long allocations = 0;
+
+void* counted(std::size_t bytes) {
+  ++allocations;
+  void* p = std::malloc(bytes > 0 ? bytes : 1);
+  if (p == nullptr) throw std::bad_alloc();
+  return p;
+}
+
+}  // namespace
+
+void* operator new(std::size_t bytes) { return counted(bytes); }
+void* operator new[](std::size_t bytes) { return counted(bytes); }
+void operator delete(void* p) noexcept { std::free(p); }
+void operator delete[](void* p) noexcept { std::free(p); }
+void operator delete(void* p, std::size_t) noexcept { std::free(p); }
+void operator delete[](void* p, std::size_t) noexcept { std::free(p); }
+
+namespace terse::tests {
+namespace {
+
+using Evicting = Compose<Int4Rotated, H2O>;
+
+/// Allocations of a life: steps, attention, statistics, eviction, compaction, rollback, fork.
+template <class Policy>
+long allocations_of_a_life() {
+  const CacheConfig config{.num_query_heads = 4,
+                           .num_kv_heads = 2,
+                           .head_dim = 64,
+                           .max_sequences = 2,
+                           .max_tokens = 640,
+                           .max_step_tokens = 64};
+  CacheFixture<PagedLayout<>, Policy> fixture(config);
+  auto& cache = fixture.cache;
+  Random random(3);
+  const std::vector<float> keys = random.normals(64 * 2 * 64);
+  const std::vector<float> queries = random.normals(4 * 64);
+  std::vector<float> output(queries.size());
+  AlignedBytes workspace(std::size_t{1} << 20);
+
+  const long before = allocations;
+  bool ok = true;
+  const auto sequence = cache.create_sequence();
+  ok = ok && sequence.ok();
+  const StepPart part{*sequence, 64}, one{*sequence, 1};
+  for (int step = 0; ok && step < 6; ++step) {
+    ok = ok && cache.begin_step({&part, 1}).ok() &&
+         cache
+             .append(0, {HeadRows::dense(keys.data(), Scalar::f32, 2, 64),
+                         HeadRows::dense(keys.data(), Scalar::f32, 2, 64),
+                         {}})
+             .ok() &&
+         cache.commit_step().ok();
+    const auto ref = cache.layer(0);
+    ok = ok && cpu::attend_workspace_bytes(ref, {&one, 1}) <= workspace.span().size() &&
+         cpu::attend(ref, {{&one, 1}, HeadRows::dense(queries.data(), Scalar::f32, 4, 64)},
+                     {MutableHeadRows::dense(output.data(), Scalar::f32, 4, 64)}, workspace.span())
+             .ok();
+  }
+  const auto fork = cache.fork(*sequence);
+  ok = ok && fork.ok() && cache.truncate(*fork, 200).ok() && cache.release(*fork).ok();
+  ok = ok && cache.evict(*sequence).ok() && cache.compact(*sequence).ok();
+  const long used = allocations - before;
+  REQUIRE(ok);
+  return used;
+}
+
+}  // namespace
+
+TEST_CASE("the counter counts") {
+  const long before = allocations;
+  const std::vector<int> some(3);
+  CHECK(some.size() == 3);
+  CHECK(allocations > before);
+}
+
+TEST_CASE("a cache allocates nothing after its creation") {
+  CHECK(allocations_of_a_life<Identity>() == 0);
+  CHECK(allocations_of_a_life<Kivi2>() == 0);
+  CHECK(allocations_of_a_life<Evicting>() == 0);
+}
+
+}  // namespace terse::tests
