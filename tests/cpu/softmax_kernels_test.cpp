@@ -41,7 +41,7 @@ TEST_CASE("exp has a relative error of at most 2e-7 down to the smallest normal 
   }
 }
 
-TEST_CASE("far below the maximum exp runs through the subnormals to zero") {
+TEST_CASE("far below the maximum exp runs to zero; subnormals may be zero") {
   for (const KernelTable* table : available_tables()) {
     INFO(table->name);
     float x[block_tokens];
@@ -52,7 +52,7 @@ TEST_CASE("far below the maximum exp runs through the subnormals to zero") {
     table->softmax_block(x, everything, &state);
     for (int t = 0; t < 62; ++t) {
       const double wanted = std::exp(-2.0 * t);
-      CHECK(std::fabs(static_cast<double>(x[t]) - wanted) <= 2e-7 * wanted + 1.5e-45);
+      CHECK(std::fabs(static_cast<double>(x[t]) - wanted) <= 2e-7 * wanted + 0x1p-126);
     }
     CHECK(x[62] == 0.0f);
     CHECK(x[63] == 0.0f);
