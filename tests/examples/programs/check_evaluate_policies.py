@@ -220,20 +220,21 @@ class SmallModel(OutputChecks, ProgramTestCase):
             self.assertEqual([row["policy"] for row in csv.DictReader(io.StringIO(file.read()))],
                              names)
 
-    def test_the_chunk_rule_changes_tails(self):
+    def test_the_chunk_rule_changes_the_rows_that_help_names(self):
         rows = {}
         for tail in ("own", "chunk-128"):
             path = self.path("tail.json")
             self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "512",
-                             "--policy", "int4-rotated,int4-rotated-tail", "--passkeys", "0",
+                             "--policy", "all", "--passkeys", "0", "--calibration-tokens", "512",
                              "--speed-steps", "0", "--tail", tail, "--json", path)
             with open(path, encoding="utf-8") as file:
                 report = json.load(file)
             self.assertEqual(report["options"]["tail"], tail)
             rows[tail] = {row["policy"]: row["mean_kl"] for row in report["rows"]}
-        self.assertEqual(rows["own"]["int4-rotated"], rows["chunk-128"]["int4-rotated"])
-        self.assertNotEqual(rows["own"]["int4-rotated-tail"],
-                            rows["chunk-128"]["int4-rotated-tail"])
+        changed = {name for name in rows["own"] if rows["own"][name] != rows["chunk-128"][name]}
+        evict = {name for name in rows["own"] if re.search("streaming-|window-|h2o-", name)}
+        self.assertGreaterEqual(len(evict), 17)
+        self.assertEqual(changed, {*evict, "int4-rotated-tail"})
 
 
 class RealModel(OutputChecks, RealModelTestCase):
@@ -245,6 +246,18 @@ class RealModel(OutputChecks, RealModelTestCase):
         self.assertLess(identity["mean_kl"], 1e-6)
         self.assertGreater(identity["perplexity"], 15)
         self.assertLess(identity["perplexity"], 80)
+
+    def test_a_window_forgets_the_passkey_that_the_whole_cache_knows(self):
+        path = self.path("passkey.json")
+        self.assert_runs("--model", self.real_model, "--text", self.persuasion, "--haystack",
+                         self.emma, "--tokens", "64", "--passkeys", "1", "--passkey-tokens", "512",
+                         "--speed-steps", "0", "--policy", "identity,streaming-50", "--json", path)
+        with open(path, encoding="utf-8") as file:
+            identity, window = json.load(file)["rows"]
+        self.assertEqual(identity["passkey_digits_right"], 1)
+        self.assertLess(identity["passkey_nll"], 0.5)
+        self.assertLess(window["passkey_digits_right"], 0.5)
+        self.assertGreater(window["passkey_nll"], 1.5)
 
 
 if __name__ == "__main__":
