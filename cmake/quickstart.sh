@@ -288,7 +288,7 @@ run_demo() {
   local cache arguments=()
   cache=$(cache_dir)
   configure -DTERSE_BUILD_EXAMPLES=ON -DTERSE_BUILD_TESTS=OFF -DTERSE_BUILD_BENCH=OFF
-  build evaluate_policies
+  build evaluate_policies generate
   if ! names --model "$@"; then
     arguments+=(--model "$cache/$MODEL_FILE")
   fi

@@ -44,9 +44,12 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
                "tokens of a window; the second half is scored")
       .integer("windows", "N", &s->windows, {1, 1000}, "windows of each text, one after another")
       .text("haystack", "FILE", &s->haystack_path,
-            "text that passkeys are hidden in (default: the first text)")
+            "text that passkeys are hidden in, from byte " +
+                std::to_string(Settings::haystack_skip_chars) + " on (default: the first text)")
       .text("calibration-text", "FILE", &s->calibration_path,
-            "text that low-rank factors are computed from; keep it apart from the texts to predict")
+            "text that low-rank factors are computed from, after --skip-chars bytes (default: the "
+            "last "
+            "text); of a text that is scored too, what follows its windows is taken")
       .integer("calibration-tokens", "N", &s->calibration_tokens, {256, 1 << 20},
                "tokens of that text to use");
   parser.section("What to run")
@@ -55,8 +58,11 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
       .flag("list-policies", &s->list_policies, "print all policies with a line of explanation")
       .flag("full", &s->full, "every policy, five windows of each text, twelve passkeys")
       .choice("tail", "RULE", {"own", "chunk-128"}, &tail,
-              "own: each policy's rule for exact tokens and eviction times; chunk-128: every query "
-              "reads its own 128 tokens exactly, and eviction follows every 128 tokens")
+              "own: each policy's rule for exact tokens and for the time of eviction. chunk-128: a "
+              "query reads its own chunk of 128 tokens exactly and all before it decoded, and "
+              "eviction follows every 128 tokens. That changes the rows that evict (H2O then "
+              "protects the first 4 and the newest 64 tokens) and int4-rotated-tail; kivi-* have "
+              "this rule anyway, and the other rows decode every token under both")
       .integer("passkeys", "N", &s->passkeys, {0, 1000}, "passkeys to ask for; 0: none")
       .integer("passkey-tokens", "N", &s->passkey_tokens, {128, 1 << 20},
                "tokens of a passkey case")

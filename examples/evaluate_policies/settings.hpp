@@ -12,6 +12,7 @@ struct Settings {
   std::vector<std::string> text_paths;
   std::string haystack_path;     ///< passkeys are hidden here; empty: in the first text
   std::string calibration_path;  ///< low-rank factors come from here; empty: the last text
+  static constexpr std::int64_t haystack_skip_chars = 30000;  ///< bytes before the haystack
   std::vector<std::string> policies;
   std::int64_t skip_chars = 20000;
   int window_tokens = 2048;

@@ -2,9 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdio>
 #include <cstdlib>
-#include <exception>
 #include <iostream>
 
 #include "columns.hpp"
@@ -14,6 +12,7 @@
 #include "model/mapped_file.hpp"
 #include "report/format.hpp"
 #include "report/input_error.hpp"
+#include "report/program.hpp"
 #include "report/progress.hpp"
 #include "report/table.hpp"
 #include "settings.hpp"
@@ -236,17 +235,8 @@ void run(const Settings& settings) {
 }  // namespace terse::examples
 
 int main(int argc, char** argv) {
-  using namespace terse::examples;  // NOLINT: a program's main
-  try {
-    Settings settings;
-    if (!read_settings(argc, argv, &settings)) return 0;
-    run(settings);
-    return 0;
-  } catch (const InputError& error) {
-    std::fprintf(stderr, "generate: %s\n", error.what());
-    return 2;
-  } catch (const std::exception& error) {
-    std::fprintf(stderr, "generate: internal error: %s\n", error.what());
-    return 1;
-  }
+  return terse::examples::run_program("generate", [&] {
+    terse::examples::Settings settings;
+    if (terse::examples::read_settings(argc, argv, &settings)) terse::examples::run(settings);
+  });
 }

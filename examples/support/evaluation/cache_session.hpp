@@ -10,6 +10,7 @@
 #include "terse/cpu/attend.hpp"
 #include "terse/terse.hpp"
 
+#include "evaluation/rope_description.hpp"
 #include "evaluation/session.hpp"
 #include "report/input_error.hpp"
 
@@ -49,29 +50,6 @@ struct EvictionSchedule {
   int compact_every_tokens = 0;  ///< 0: never
 };
 
-inline RopeSpec rope_spec(const LlamaConfig& config) {
-  // The model's frequencies may be scaled; a cache needs only those it can express.
-  RopeSpec rope;
-  rope.pairing = config.rope_pairing == RopePairing::interleaved ? terse::RopePairing::interleaved
-                                                                 : terse::RopePairing::half_split;
-  rope.rotary_dim = config.rope_dim;
-  const auto pairs = config.rope_frequencies.size();
-  if (pairs >= 2) {
-    const double ratio = config.rope_frequencies[1] / config.rope_frequencies[0];
-    rope.base = std::pow(ratio, -config.rope_dim / 2.0);
-    rope.linear_scale = 1.0 / config.rope_frequencies[0];
-  }
-  for (std::size_t i = 0; i < pairs; ++i) {
-    const double expected = rope.inverse_frequency(static_cast<int>(i));
-    if (std::abs(config.rope_frequencies[i] - expected) > 1e-6 * expected) {
-      throw InputError(
-          "the model's RoPE frequencies are not a plain power series, which latents and "
-          "StreamingLLM need");
-    }
-  }
-  return rope;
-}
-
 /// A session over a KVCache of any layout and policy.
 template <Layout L, class Policy>
 class CacheSession final : public Session {
@@ -96,7 +74,7 @@ class CacheSession final : public Session {
                                 .max_tokens = config.max_tokens,
                                 .max_step_tokens = config.max_step_tokens};
     if constexpr (P::projects || P::reindex == Reindex::cache_index) {
-      cache_config_.rope = rope_spec(model);
+      cache_config_.rope = rope_description(model);
     }
     auto& policy = std::get<0>(policies_);
     policy.eviction = eviction;

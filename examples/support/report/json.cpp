@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <cstddef>
+#include <utility>
 
 #include "report/format.hpp"
 #include "report/result_fields.hpp"
@@ -31,6 +32,27 @@ std::size_t utf8_sequence_bytes(std::string_view text) {
     return is_tail(1) && is_tail(2) && is_tail(3) && !is_overlong && !is_beyond ? 4 : 0;
   }
   return 0;
+}
+
+void write_text(JsonWriter& json, const TextInfo& text) {
+  json.begin_object();
+  json.member("name", text.name);
+  json.member("path", text.path);
+  json.member("sha256", text.sha256);
+  json.member("skip_chars", text.skip_chars);
+  json.key("token_ranges").begin_array();
+  for (const TokenRange& range : text.token_ranges) {
+    json.begin_object();
+    json.member("first", range.first);
+    json.member("last", range.last);
+    if (range.scored_last > 0) {
+      json.member("scored_first", range.scored_first);
+      json.member("scored_last", range.scored_last);
+    }
+    json.end_object();
+  }
+  json.end_array();
+  json.end_object();
 }
 
 }  // namespace
@@ -136,6 +158,12 @@ JsonWriter& JsonWriter::value(bool flag) {
   return *this;
 }
 
+JsonWriter& JsonWriter::null() {
+  begin_value();
+  text_ += "null";
+  return *this;
+}
+
 std::string results_json(const RunInfo& run, const std::vector<ResultRow>& rows) {
   JsonWriter json;
   json.begin_object();
@@ -150,25 +178,17 @@ std::string results_json(const RunInfo& run, const std::vector<ResultRow>& rows)
   json.member("sha256", run.model_sha256);
   json.end_object();
   json.key("texts").begin_array();
-  for (const TextInfo& text : run.texts) {
-    json.begin_object();
-    json.member("name", text.name);
-    json.member("path", text.path);
-    json.member("sha256", text.sha256);
-    json.member("skip_chars", text.skip_chars);
-    json.key("token_ranges").begin_array();
-    for (const TokenRange& range : text.token_ranges) {
-      json.begin_object();
-      json.member("first", range.first);
-      json.member("last", range.last);
-      json.member("scored_first", range.scored_first);
-      json.member("scored_last", range.scored_last);
-      json.end_object();
-    }
-    json.end_array();
-    json.end_object();
-  }
+  for (const TextInfo& text : run.texts) write_text(json, text);
   json.end_array();
+  for (const auto& [name, text] :
+       {std::pair{"haystack", &run.haystack}, std::pair{"calibration", &run.calibration}}) {
+    json.key(name);
+    if (text->has_value()) {
+      write_text(json, **text);
+    } else {
+      json.null();
+    }
+  }
   json.key("options").begin_object();
   for (const auto& [name, value] : run.options) json.member(name, value);
   json.end_object();

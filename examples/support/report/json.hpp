@@ -26,6 +26,7 @@ class JsonWriter {
   JsonWriter& value(long long number);
   JsonWriter& value(int number) { return value(static_cast<long long>(number)); }
   JsonWriter& value(bool flag);
+  JsonWriter& null();
 
   template <class T>
   JsonWriter& member(std::string_view name, const T& content) {

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <limits>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -50,14 +51,14 @@ struct TokenRange {
   long long first = 0;
   long long last = 0;
   long long scored_first = 0;  ///< predictions made at [scored_first, scored_last) are scored
-  long long scored_last = 0;
+  long long scored_last = 0;   ///< 0: none are
 };
 
 struct TextInfo {
   std::string name;
   std::string path;
-  std::string sha256;
-  long long skip_chars = 0;
+  std::string sha256;        ///< of the whole file
+  long long skip_chars = 0;  ///< bytes before token 0
   std::vector<TokenRange> token_ranges;
 };
 
@@ -68,6 +69,8 @@ struct RunInfo {
   std::string model_path;
   std::string model_sha256;
   std::vector<TextInfo> texts;
+  std::optional<TextInfo> haystack;     ///< of passkeys; none: no passkeys
+  std::optional<TextInfo> calibration;  ///< of low-rank factors; none: no row needed them
   std::string version;
   std::string compiler;
   std::string instruction_set;

@@ -1,12 +1,14 @@
 """evaluate_policies as its users run it."""
 
 import csv
+import hashlib
 import io
 import json
+import pathlib
 import re
 import xml.etree.ElementTree
 
-from program_test_case import ProgramTestCase, RealModelTestCase, main
+from program_test_case import NOVEL, ProgramTestCase, RealModelTestCase, main
 
 OPTIONS = ["model", "text", "skip-chars", "tokens", "windows", "haystack", "calibration-text",
            "calibration-tokens", "policy", "list-policies", "full", "tail", "passkeys",
@@ -14,7 +16,13 @@ OPTIONS = ["model", "text", "skip-chars", "tokens", "windows", "haystack", "cali
 ROW_FIELDS = ["policy", "bits_per_element", "bytes_per_token", "mean_kl", "median_kl", "p99_kl",
               "p999_kl", "perplexity", "delta_log_perplexity", "top1_agreement",
               "passkey_digits_right", "passkey_nll", "tokens_per_second"]
-RUN_FIELDS = ["model", "texts", "version", "compiler", "instruction_set", "threads", "rows"]
+RUN_FIELDS = ["model", "texts", "haystack", "calibration", "version", "compiler",
+              "instruction_set", "threads", "rows"]
+QUALITY_PAGE = pathlib.Path(__file__).resolve().parents[3] / "docs" / "quality.md"
+
+
+def sha256(path):
+    return hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()
 
 
 class OutputChecks:
@@ -37,8 +45,8 @@ class OutputChecks:
             report = json.load(file)
         for field in RUN_FIELDS:
             self.assertIn(field, report)
-        for entry in (report["model"], *report["texts"]):
-            self.assertRegex(entry["sha256"], "^[0-9a-f]{64}$")
+        self.assertEqual(report["model"]["sha256"], sha256(model))
+        self.assertEqual([text["sha256"] for text in report["texts"]], [sha256(novel)])
         self.assertEqual([row["policy"] for row in report["rows"]], policies)
         for row in report["rows"]:
             for field in ROW_FIELDS:
@@ -71,6 +79,12 @@ class CommandLine(ProgramTestCase):
 
     def test_help_explains_every_option(self):
         self.assert_help_is_complete(OPTIONS)
+
+    def test_help_names_the_rows_that_the_tail_rule_changes(self):
+        text = " ".join(self.assert_runs("--help").stdout.split())
+        rule = text[text.index("--tail RULE"):text.index("--passkeys N")]
+        for name in ("rows that evict", "int4-rotated-tail", "kivi-*"):
+            self.assertIn(name, rule)
 
     def test_policies_are_listed(self):
         result = self.assert_runs("--list-policies")
@@ -109,6 +123,17 @@ class CommandLine(ProgramTestCase):
             for bad in (folder, self.path("none-such/out")):
                 self.refused(bad, *short_run, option, bad)
 
+    def test_outputs_overwrite_no_input_and_no_other_output(self):
+        short_run = ("--policy", "identity", "--tokens", "64", "--passkeys", "0")
+        for bad in (self.novel, self.model, f"{self.folder}/./novel.txt"):
+            before = sha256(bad)
+            self.refused("would overwrite", *short_run, "--csv", bad)
+            self.assertEqual(sha256(bad), before)
+        self.refused("would overwrite", *short_run, "--haystack", self.note, "--json", self.note)
+        out = self.path("same.out")
+        self.refused("would overwrite", *short_run, "--csv", out, "--svg", out)
+        self.assertFalse(pathlib.Path(out).exists())
+
     def test_damaged_models(self):
         for path in self.damaged_models():
             self.assert_refused(path, "--model", path, "--text", self.novel)
@@ -136,8 +161,17 @@ class SmallModel(OutputChecks, ProgramTestCase):
             "--threads", "2")
         self.assertEqual(report["model"]["name"], "tiny")
         self.assertEqual(report["threads"], 2)
+        documented = set(re.findall("`(\\w+)`", QUALITY_PAGE.read_text(encoding="utf-8")))
+        documented.add("delta_log_perplexity_error")  # as "`delta_log_perplexity` and its `_error`"
+        self.assertLessEqual({*report, *report["rows"][0], *report["options"]}, documented)
         self.assertEqual([(r["first"], r["last"]) for r in report["texts"][0]["token_ranges"]],
                          [(0, 256), (256, 512)])
+        for name, skipped, first, last in [("haystack", 30000, 0, 300),
+                                           ("calibration", 20000, 512, 1024)]:
+            # The calibration tokens lie behind the two windows of the same text.
+            self.assertEqual(report[name], {
+                "name": "novel.txt", "path": "novel.txt", "sha256": sha256(self.novel),
+                "skip_chars": skipped, "token_ranges": [{"first": first, "last": last}]})
         rows = {row["policy"]: row for row in report["rows"]}
         self.assertLess(rows["identity"]["mean_kl"], 1e-6)
         self.assertEqual(rows["identity"]["bits_per_element"], 16)
@@ -164,6 +198,17 @@ class SmallModel(OutputChecks, ProgramTestCase):
         self.assertIsNone(reports[0][0]["tokens_per_second"])
         self.assertIsNone(reports[0][0]["passkey_nll"])
 
+    def test_a_calibration_text_of_its_own_begins_where_texts_begin(self):
+        other, path = self.written("other.txt", (NOVEL[::-1] * 400).encode()), self.path("c.json")
+        self.assert_runs("--model", self.model, "--text", self.novel, "--calibration-text", other,
+                         "--calibration-tokens", "256", "--tokens", "64", "--policy",
+                         "palu-k75-v75", "--passkeys", "0", "--speed-steps", "0", "--json", path)
+        with open(path, encoding="utf-8") as file:
+            report = json.load(file)
+        self.assertEqual(report["calibration"]["sha256"], sha256(other))
+        self.assertEqual(report["calibration"]["token_ranges"], [{"first": 0, "last": 256}])
+        self.assertIsNone(report["haystack"])
+
     def test_all_means_all(self):
         names = [line.split()[0]
                  for line in self.assert_runs("--list-policies").stdout.splitlines()]
@@ -175,20 +220,21 @@ class SmallModel(OutputChecks, ProgramTestCase):
             self.assertEqual([row["policy"] for row in csv.DictReader(io.StringIO(file.read()))],
                              names)
 
-    def test_the_chunk_rule_changes_tails(self):
+    def test_the_chunk_rule_changes_the_rows_that_help_names(self):
         rows = {}
         for tail in ("own", "chunk-128"):
             path = self.path("tail.json")
             self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "512",
-                             "--policy", "int4-rotated,int4-rotated-tail", "--passkeys", "0",
+                             "--policy", "all", "--passkeys", "0", "--calibration-tokens", "512",
                              "--speed-steps", "0", "--tail", tail, "--json", path)
             with open(path, encoding="utf-8") as file:
                 report = json.load(file)
             self.assertEqual(report["options"]["tail"], tail)
             rows[tail] = {row["policy"]: row["mean_kl"] for row in report["rows"]}
-        self.assertEqual(rows["own"]["int4-rotated"], rows["chunk-128"]["int4-rotated"])
-        self.assertNotEqual(rows["own"]["int4-rotated-tail"],
-                            rows["chunk-128"]["int4-rotated-tail"])
+        changed = {name for name in rows["own"] if rows["own"][name] != rows["chunk-128"][name]}
+        evict = {name for name in rows["own"] if re.search("streaming-|window-|h2o-", name)}
+        self.assertGreaterEqual(len(evict), 17)
+        self.assertEqual(changed, {*evict, "int4-rotated-tail"})
 
 
 class RealModel(OutputChecks, RealModelTestCase):
@@ -200,6 +246,18 @@ class RealModel(OutputChecks, RealModelTestCase):
         self.assertLess(identity["mean_kl"], 1e-6)
         self.assertGreater(identity["perplexity"], 15)
         self.assertLess(identity["perplexity"], 80)
+
+    def test_a_window_forgets_the_passkey_that_the_whole_cache_knows(self):
+        path = self.path("passkey.json")
+        self.assert_runs("--model", self.real_model, "--text", self.persuasion, "--haystack",
+                         self.emma, "--tokens", "64", "--passkeys", "1", "--passkey-tokens", "512",
+                         "--speed-steps", "0", "--policy", "identity,streaming-50", "--json", path)
+        with open(path, encoding="utf-8") as file:
+            identity, window = json.load(file)["rows"]
+        self.assertEqual(identity["passkey_digits_right"], 1)
+        self.assertLess(identity["passkey_nll"], 0.5)
+        self.assertLess(window["passkey_digits_right"], 0.5)
+        self.assertGreater(window["passkey_nll"], 1.5)
 
 
 if __name__ == "__main__":

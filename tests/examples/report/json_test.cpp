@@ -64,6 +64,7 @@ TEST_CASE("results_json names every field", "[report]") {
   run.model_path = "dir/model.gguf";
   run.model_sha256 = "00ff";
   run.texts = {{"Persuasion", "p.txt", "aa11", 20000, {{0, 2048, 1023, 2047}}}};
+  run.haystack = {"Emma", "e.txt", "bb22", 30000, {{0, 1024}}};
   run.version = "0.1.0";
   run.compiler = compiler_name();
   run.instruction_set = "avx2";
@@ -80,6 +81,10 @@ TEST_CASE("results_json names every field", "[report]") {
                            "\"sha256\": \"00ff\"",
                            "\"sha256\": \"aa11\"",
                            "\"skip_chars\": 20000",
+                           "\"haystack\": {\n    \"name\": \"Emma\"",
+                           "\"sha256\": \"bb22\"",
+                           "\"last\": 1024\n",
+                           "\"calibration\": null,",
                            "\"first\": 0",
                            "\"last\": 2048",
                            "\"scored_first\": 1023",
