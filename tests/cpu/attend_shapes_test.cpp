@@ -100,12 +100,13 @@ TEMPLATE_TEST_CASE("head dimensions and query groups", "[attend][shapes]", Ident
   }
 }
 
-TEMPLATE_TEST_CASE("lengths around every boundary", "[attend][shapes]", Int4Rotated, Kivi2) {
+TEMPLATE_TEST_CASE("lengths around every boundary", "[attend][shapes]", Identity, Fp8, Int8,
+                   Int4Rotated, Q8_0, Q4_0, Kivi2, Kivi4) {
   CacheConfig c = config(3, 1, 64);
   c.max_tokens = 1100;
   Driver<PagedLayout<>, TestType> d(c);
   const SequenceId s = d.create();
-  for (const int length : {1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 1000, 1025}) {
+  for (const int length : {1, 15, 16, 17, 63, 64, 65, 127, 128, 129, 999, 1000, 1001, 1025}) {
     REQUIRE(d.fill(s, length, 100).ok());
     check_rows(d, s, 1);
     check_rows(d, s, std::min(length, 20));

@@ -94,13 +94,17 @@ TEST_CASE("codes come back as stored, whatever was there before") {
   }
 }
 
+// Four neighbours lie in bytes 0, 2, 1, 3, so that the first two are 16 bits apart.
+constexpr int neighbour_bytes[] = {0, 2, 1, 3};
+
 TEST_CASE("a 64-byte vector of keys holds 16 tokens by 4 channels, fields 4 channels apart") {
   for (int t = 0; t < 16; ++t) {
     for (int c = 0; c < 4; ++c) {
       for (unsigned field = 0; field < 4; ++field) {
         const CodePlace place =
             code_place<2>(Side::key, 128, 32 + t, 16 + 4 * static_cast<int>(field) + c);
-        CHECK(place.byte == static_cast<std::size_t>((2 * 8 + 1) * 64 + 4 * t + c));
+        CHECK(place.byte ==
+              static_cast<std::size_t>((2 * 8 + 1) * 64 + 4 * t + neighbour_bytes[c]));
         CHECK(place.shift == 2 * field);
       }
     }
@@ -112,17 +116,22 @@ TEST_CASE("a 64-byte vector of keys holds 16 tokens by 4 channels, fields 4 chan
   CHECK(code_place<8>(Side::key, 80, 16, 0).byte == 20 * 64);
 }
 
-TEST_CASE("a 64-byte vector of values holds 16 channels by 4 tokens, fields 4 tokens apart") {
+TEST_CASE("a 64-byte vector of values holds 16 channels by 4 tokens, fields 16 tokens apart") {
   for (int c = 0; c < 16; ++c) {
     for (int t = 0; t < 4; ++t) {
       for (unsigned field = 0; field < 2; ++field) {
         const CodePlace place =
-            code_place<4>(Side::value, 64, 8 + t + 4 * static_cast<int>(field), 16 + c);
-        CHECK(place.byte == static_cast<std::size_t>((8 + 1) * 64 + 4 * c + t));
+            code_place<4>(Side::value, 64, 32 + 16 * static_cast<int>(field) + 8 + t, 16 + c);
+        CHECK(place.byte ==
+              static_cast<std::size_t>((8 + 4 + 2) * 64 + 4 * c + neighbour_bytes[t]));
         CHECK(place.shift == 4 * field);
       }
     }
   }
+  // All tokens of a channel: 4 vectors of 2-bit codes, 16 of 8-bit ones.
+  CHECK(code_place<2>(Side::value, 64, 63, 0).byte == 3 * 64 + 3);
+  CHECK(code_place<2>(Side::value, 64, 63, 0).shift == 6);
+  CHECK(code_place<8>(Side::value, 64, 63, 0).byte == 15 * 64 + 3);
 }
 
 TEST_CASE("stored channels are padded to the vectors' lanes") {

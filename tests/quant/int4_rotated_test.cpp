@@ -88,13 +88,13 @@ TEST_CASE("copy_token moves a token exactly") {
 }
 
 TEST_CASE("stored bytes do not change") {
-  CHECK(golden_hash<Int4Rotated>(Side::key, 64) == 0xf945655ed2a4523dull);
-  CHECK(golden_hash<Int4Rotated>(Side::value, 80) == 0xbe74c6dee082e7bcull);
-  CHECK(golden_hash<Int4Rotated>(Side::key, 256) == 0xbde2ec9255fd596ull);
+  CHECK(golden_hash<Int4Rotated>(Side::key, 64) == 0x594b5b9af9c34875ull);
+  CHECK(golden_hash<Int4Rotated>(Side::value, 80) == 0x1d248256033ba810ull);
+  CHECK(golden_hash<Int4Rotated>(Side::key, 256) == 0xa53a6fba01a6686cull);
   CodecBlock<Int4Rotated> keys(Side::key, 64);
   keys.encode(golden_values(64));
   CHECK(keys.byte(0) == 121);
-  CHECK(keys.byte(1) == 182);
+  CHECK(keys.byte(1) == 123);
   CHECK(keys.byte(2047) == 180);
   CHECK(keys.byte(2048) == 195);
   CHECK(keys.byte(2049) == 54);

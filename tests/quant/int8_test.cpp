@@ -71,12 +71,12 @@ TEST_CASE("finite input stays finite") {
 }
 
 TEST_CASE("stored bytes do not change") {
-  CHECK(golden_hash<Int8>(Side::key, 64) == 0x650abf372ce3a446ull);
-  CHECK(golden_hash<Int8>(Side::value, 80) == 0x4aacd749ebb442c0ull);
+  CHECK(golden_hash<Int8>(Side::key, 64) == 0x4b5ead7b77b878aeull);
+  CHECK(golden_hash<Int8>(Side::value, 80) == 0x85c8f374a8cbdeull);
   CodecBlock<Int8> keys(Side::key, 64);
   keys.encode(golden_values(64));
   CHECK(keys.byte(0) == 141);
-  CHECK(keys.byte(1) == 91);
+  CHECK(keys.byte(1) == 122);
   CHECK(keys.byte(4095) == 136);
   CHECK(keys.byte(4096) == 154);
   CHECK(keys.byte(4097) == 37);

@@ -118,10 +118,10 @@ TEST_CASE("constant groups, huge and tiny numbers stay finite") {
 }
 
 TEST_CASE("stored bytes do not change") {
-  CHECK(golden_hash<Kivi2::key_codec>(Side::key, 64) == 0x1b677bfd9167502cull);
-  CHECK(golden_hash<Kivi2::value_codec>(Side::value, 64) == 0x85da9cd06231bf34ull);
-  CHECK(golden_hash<Kivi4::key_codec>(Side::key, 80) == 0xff48850503b1804ull);
-  CHECK(golden_hash<Kivi4::value_codec>(Side::value, 80) == 0xf944217b1c9ceddcull);
+  CHECK(golden_hash<Kivi2::key_codec>(Side::key, 64) == 0x514f570037af3b70ull);
+  CHECK(golden_hash<Kivi2::value_codec>(Side::value, 64) == 0xafcb00038cf4b6dcull);
+  CHECK(golden_hash<Kivi4::key_codec>(Side::key, 80) == 0x68d10e5d3fa618beull);
+  CHECK(golden_hash<Kivi4::value_codec>(Side::value, 80) == 0x23e399dbc60993f4ull);
   CodecBlock<Kivi2::key_codec> keys(Side::key, 64);
   keys.encode(golden_values(64));
   const Record r = Kivi2::key_codec::record(Side::key, 64);
@@ -132,7 +132,7 @@ TEST_CASE("stored bytes do not change") {
                          keys.byte(r.sections[1].offset_bytes + 1),
                          keys.byte(r.sections[2].offset_bytes),
                          keys.byte(r.sections[2].offset_bytes + 1)};
-  const int stored[] = {34, 73, 166, 160, 61, 177, 191};
+  const int stored[] = {34, 169, 97, 160, 61, 177, 191};
   for (int i = 0; i < 7; ++i) {
     CAPTURE(i);
     CHECK(literal[i] == stored[i]);

@@ -112,13 +112,13 @@ TEST_CASE("finite input stays finite") {
 }
 
 TEST_CASE("stored bytes do not change") {
-  CHECK(golden_hash<Q4_0>(Side::key, 64) == 0xe0ad9a31155cd1abull);
-  CHECK(golden_hash<Q4_0>(Side::value, 80) == 0xeef0924018da7c91ull);
+  CHECK(golden_hash<Q4_0>(Side::key, 64) == 0xd84c8dec056dfe05ull);
+  CHECK(golden_hash<Q4_0>(Side::value, 80) == 0x40e412dff14b3af6ull);
   CodecBlock<Q4_0> keys(Side::key, 64);
   keys.encode(golden_values(64));
   const std::size_t scales = Q4_0::record(Side::key, 64).sections[1].offset_bytes;
   CHECK(keys.byte(0) == 134);
-  CHECK(keys.byte(1) == 73);
+  CHECK(keys.byte(1) == 132);
   CHECK(keys.byte(scales - 1) == 196);
   CHECK(keys.byte(scales) == 252);
   CHECK(keys.byte(scales + 1) == 181);

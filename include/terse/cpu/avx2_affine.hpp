@@ -72,7 +72,7 @@ struct Products {
       const __m256 b = centred_codes<Bits>(high, byte, centre);
       TERSE_UNROLL
       for (int r = 0; r < R; ++r) {
-        const __m256 x = _mm256_broadcast_ss(factors + r * row_stride + byte);
+        const __m256 x = _mm256_broadcast_ss(factors + r * row_stride + lane_byte(byte));
         sum[r][0] = _mm256_fmadd_ps(a, x, sum[r][0]);
         sum[r][1] = _mm256_fmadd_ps(b, x, sum[r][1]);
       }
@@ -128,7 +128,7 @@ template <int Bits, int R>
 TERSE_TARGET_AVX2 void scores_rows(const ReadFormat& f, int width, const AffineParts& parts,
                                    const float* queries, float* scores, const std::byte* next) {
   constexpr int fields = 8 / Bits;
-  const int vectors = ceil_div(width, codes_per_lane(Bits));
+  const int vectors = vectors_per_tile(Bits, Side::key, width);
   const bool per_channel = f.granularity == Granularity::per_channel;
   const __m256 centre = _mm256_set1_ps(f.centre);
   FoldedQueries<R> folded;
@@ -199,9 +199,10 @@ TERSE_TARGET_AVX2 void values_rows(const ReadFormat& f, int width, const AffineP
       Products<Bits, R> products;
       products.clear();
       for (int quad = 0; quad < block_tokens / 4; ++quad) {
-        const std::byte* vector = codes + quad / fields * 64;
+        const int tile = quad / 4;  // of 16 tokens
+        const std::byte* vector = codes + (tile / fields * 4 + quad % 4) * 64;
         prefetch(next + (vector - parts.codes));
-        products.add(vector, quad % fields * Bits, centre, folded[0] + quad * 4, block_tokens);
+        products.add(vector, tile % fields * Bits, centre, folded[0] + quad * 4, block_tokens);
       }
       TERSE_UNROLL
       for (int r = 0; r < R; ++r) {

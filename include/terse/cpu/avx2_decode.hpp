@@ -31,10 +31,10 @@ template <int Bits>
 TERSE_TARGET_AVX2 void decode_keys(const AffineFormat& f, int width, const AffineParts& parts,
                                    float* out) {
   constexpr int span = codes_per_lane(Bits);
-  const int vectors = ceil_div(width, span);
+  const int vectors = vectors_per_tile(Bits, Side::key, width);
   const __m256 centre = _mm256_set1_ps(f.centre);
   for (int c = 0; c < width; ++c) {
-    const int shift = c % 4 * 8 + c / 4 % (8 / Bits) * Bits;
+    const int shift = lane_byte(c % 4) * 8 + c / 4 % (8 / Bits) * Bits;
     for (int t = 0; t < block_tokens; t += 8) {
       const int vector = t / 16 * vectors + c / span;
       const __m256i stored = load_codes(parts.codes + vector * 64 + t % 16 * 4, shift);
@@ -51,12 +51,12 @@ template <int Bits>
 TERSE_TARGET_AVX2 void decode_values(const AffineFormat& f, int width, const AffineParts& parts,
                                      float* out) {
   constexpr int fields = 8 / Bits;
-  constexpr int vectors = block_tokens / (4 * fields);
+  constexpr int vectors = vectors_per_tile(Bits, Side::value, 0);
   const __m256 centre = _mm256_set1_ps(f.centre);
   for (int t = 0; t < block_tokens; ++t) {
-    const int shift = t % 4 * 8 + t / 4 % fields * Bits;
+    const int shift = lane_byte(t % 4) * 8 + t / 16 % fields * Bits;
     for (int c = 0; c < width; c += 8) {
-      const int vector = c / 16 * vectors + t / (4 * fields);
+      const int vector = c / 16 * vectors + t / (16 * fields) * 4 + t % 16 / 4;
       const __m256i stored = load_codes(parts.codes + vector * 64 + c % 16 * 4, shift);
       const __m256 y = apply_scale(f, parts, centred_codes<Bits>(stored, 0, centre),
                                    affine_param_index(f, width, t, c), false);

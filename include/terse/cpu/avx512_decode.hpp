@@ -29,10 +29,10 @@ template <int Bits>
 TERSE_TARGET_AVX512 void decode_keys(const AffineFormat& f, int width, const AffineParts& parts,
                                      float* out) noexcept {
   constexpr int span = codes_per_lane(Bits);
-  const int vectors = ceil_div(width, span);
+  const int vectors = vectors_per_tile(Bits, Side::key, width);
   const bool per_channel = f.granularity == Granularity::per_channel;
   for (int c = 0; c < width; ++c) {
-    const int shift = c % 4 * 8 + c / 4 % (8 / Bits) * Bits;
+    const int shift = lane_byte(c % 4) * 8 + c / 4 % (8 / Bits) * Bits;
     for (int t = 0; t < block_tokens; t += 16) {
       const int vector = t / 16 * vectors + c / span;
       const __m512 x =
@@ -58,13 +58,13 @@ template <int Bits>
 TERSE_TARGET_AVX512 void decode_values(const AffineFormat& f, int width, const AffineParts& parts,
                                        float* out) noexcept {
   constexpr int fields = 8 / Bits;
-  constexpr int vectors = block_tokens / (4 * fields);
+  constexpr int vectors = vectors_per_tile(Bits, Side::value, 0);
   const bool per_channel = f.granularity == Granularity::per_channel;
   for (int t = 0; t < block_tokens; ++t) {
-    const int shift = t % 4 * 8 + t / 4 % fields * Bits;
+    const int shift = lane_byte(t % 4) * 8 + t / 16 % fields * Bits;
     for (int c = 0; c < width; c += 16) {
       const __mmask16 lanes = first_lanes(width - c);
-      const int vector = c / 16 * vectors + t / (4 * fields);
+      const int vector = c / 16 * vectors + t / (16 * fields) * 4 + t % 16 / 4;
       const __m512 x =
           centred_codes<Bits>(_mm512_loadu_si512(parts.codes + vector * 64), shift, f.centre);
       const int at = affine_param_index(f, width, t, c);

@@ -73,7 +73,7 @@ TERSE_INLINE_AVX512 __m512 load_halves(const std::byte* section, int index,
 /// sum += codes . word, four bytes a lane, the word broadcast by the load port. Written out because
 /// compilers prefer a separate broadcast, which takes an execution slot of the dot products.
 TERSE_INLINE_AVX512 void dot_word(__m512i& sum, __m512i codes, const float* word) noexcept {
-  asm("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*word));
+  asm volatile("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(codes), "m"(*word));
 }
 
 /// Per lane the larger magnitude; a NaN loses (callers find it elsewhere).
@@ -95,10 +95,10 @@ TERSE_INLINE_AVX512 void set_scales(__m128 peaks, FixedScales* out) noexcept {
   _mm_store_ps(out->inverse, _mm_div_ps(top, largest));
 }
 
-/// Four numbers' bytes side by side: {l l l l m m m m h h h h 0 0 0 0} in each 16 bytes.
+/// Four numbers' bytes side by side, in the order of lane_byte: words of l, m, h and nothing.
 TERSE_INLINE_AVX512 __m512i gather_digits(__m512i numbers) noexcept {
   return _mm512_shuffle_epi8(numbers, _mm512_broadcast_i32x4(_mm_setr_epi8(
-                                          0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15)));
+                                          0, 8, 4, 12, 1, 9, 5, 13, 2, 10, 6, 14, 3, 11, 7, 15)));
 }
 
 /// Offsets of the bytes make room for the borrows of signed digits; a partner's also takes that of
@@ -118,33 +118,32 @@ TERSE_INLINE_AVX512 __m512i split_three(__m512 x, __m512 inverse, __m512i* total
       _mm512_sub_epi8(bits, _mm512_set1_epi32(static_cast<int>(fixed_magic_bits | first_offset))));
 }
 
-/// Digits::shared of 16 numbers, of which every second four are the partners of the four before.
-/// The low byte lies with the former. `total` gathers what the digits stand for, with first_offset
-/// or partner_offset added. Twice as large as the numbers of split_three: they need no mantissa.
-TERSE_INLINE_AVX512 __m512i split_shared(__m512 x, __m512 inverse, __m512i* total) noexcept {
-  constexpr __mmask16 first = 0x0f0f, partner = 0xf0f0;
+struct SharedDigits {
+  __m512i first, partner;  ///< words as split_three's; the low byte that both share lies with first
+};
+
+/// Digits::shared of 16 numbers and their partners. `total` gathers what the digits stand for, with
+/// first_offset and partner_offset added. Numbers are twice as large as those of split_three: they
+/// need not fit a mantissa.
+TERSE_INLINE_AVX512 SharedDigits split_shared(__m512 x, __m512 y, __m512 inverse,
+                                              __m512i* total) noexcept {
   const __m512i half_byte = _mm512_set1_epi32(15);
   // Both round to 16, and a partner gives up 8 * 256 with the offset of z.
-  const __m512i offset =
-      _mm512_mask_mov_epi32(_mm512_set1_epi32(static_cast<int>(first_offset) + 8), partner,
-                            _mm512_set1_epi32(static_cast<int>(partner_offset) + 8));
-  const __m512i numbers = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)), offset);
-  const __m512i lower = _mm512_maskz_and_epi32(
-      first, half_byte,
-      _mm512_srli_epi32(_mm512_shuffle_i32x4(numbers, numbers, _MM_SHUFFLE(3, 3, 1, 1)), 4));
-  const __m512i rounded = _mm512_sub_epi32(numbers, lower);
+  const __m512i partner = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(y, inverse)),
+                                           _mm512_set1_epi32(static_cast<int>(partner_offset) + 8));
+  const __m512i first = _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(x, inverse)),
+                                         _mm512_set1_epi32(static_cast<int>(first_offset) + 8));
+  const __m512i lower = _mm512_and_si512(_mm512_srli_epi32(partner, 4), half_byte);
+  const __m512i rounded = _mm512_sub_epi32(first, lower);
   // Times 16, the upper half of z is a multiple of 256: the partner's m gives it up.
   const __m512i upper = _mm512_and_si512(_mm512_slli_epi32(rounded, 4), _mm512_set1_epi32(0xf00));
-  const __m512i taken = _mm512_sub_epi32(
-      rounded, _mm512_maskz_shuffle_i32x4(partner, upper, upper, _MM_SHUFFLE(2, 2, 0, 0)));
-  const __m512i digits = _mm512_ternarylogic_epi32(half_byte, lower, taken, 0xca);
-  *total = _mm512_add_epi32(*total, _mm512_mask_andnot_epi32(digits, partner, half_byte, numbers));
-  return gather_digits(_mm512_sub_epi8(digits, _mm512_set1_epi32(static_cast<int>(first_offset))));
-}
-
-template <Digits D>
-TERSE_INLINE_AVX512 __m512i split(__m512 x, __m512 inverse, __m512i* total) noexcept {
-  return D == Digits::shared ? split_shared(x, inverse, total) : split_three(x, inverse, total);
+  const __m512i taken = _mm512_sub_epi32(partner, upper);
+  const __m512i digits = _mm512_ternarylogic_epi32(half_byte, lower, rounded, 0xca);
+  *total =
+      _mm512_add_epi32(*total, _mm512_add_epi32(digits, _mm512_andnot_si512(half_byte, partner)));
+  const __m512i offsets = _mm512_set1_epi32(static_cast<int>(first_offset));
+  return {gather_digits(_mm512_sub_epi8(digits, offsets)),
+          gather_digits(_mm512_sub_epi8(taken, offsets))};
 }
 
 /// What a centre takes from a row's sums: `start`, where the middle bytes' sum begins, and `rest`,

@@ -44,8 +44,8 @@ TERSE_TARGET_AVX512 void key_dots(const std::byte* codes, std::ptrdiff_t second,
   const float* digits = words.digits;
   const std::ptrdiff_t to_other = Shared ? 0 : other.digits - words.digits;
   for (int vector = 0; vector < vectors; ++vector) {
-    const __m512i a = _mm512_loadu_si512(codes);
-    const __m512i b = _mm512_loadu_si512(codes + second);
+    __m512i a = _mm512_loadu_si512(codes);
+    __m512i b = _mm512_loadu_si512(codes + second);
     prefetch(codes, ahead);
     prefetch(codes + second, ahead);
     if constexpr (D == Digits::shared) {
@@ -55,13 +55,12 @@ TERSE_TARGET_AVX512 void key_dots(const std::byte* codes, std::ptrdiff_t second,
         dot_word(sum[r][1][0], b, digits + r * row_stride + to_other);
       }
     }
-    TERSE_UNROLL
+    TERSE_ROLL
     for (int field = 0; field < fields; ++field) {
-      __m512i x = a, y = b;
-      if (field != 0) x = _mm512_srli_epi32(x, static_cast<unsigned>(field * Bits));
-      if (field != 0) y = _mm512_srli_epi32(y, static_cast<unsigned>(field * Bits));
-      if (Bits != 8) x = _mm512_and_si512(x, mask);
-      if (Bits != 8) y = _mm512_and_si512(y, mask);
+      const __m512i x = Bits == 8 ? a : _mm512_and_si512(a, mask);
+      const __m512i y = Bits == 8 ? b : _mm512_and_si512(b, mask);
+      if (Bits != 8) a = _mm512_srli_epi32(a, Bits);
+      if (Bits != 8) b = _mm512_srli_epi32(b, Bits);
       TERSE_UNROLL
       for (int r = 0; r < R; ++r) {
         const float* word = digits + r * row_stride + field * 4;
@@ -115,6 +114,37 @@ inline std::size_t prepared_bytes(const AffineFormat& f, int rows, int width) {
   return wants_preparation(f, width) ? PreparedPlan(f, rows, width).bytes : 0;
 }
 
+/// Words of `count` numbers x; those of a number take 4 bytes at its own index.
+template <Digits D>
+TERSE_TARGET_AVX512 void split_chunk(const float* x, int count, float inverse, std::byte* words,
+                                     __m512i* total) noexcept {
+  const __m512 scale = _mm512_set1_ps(inverse);
+  if constexpr (D == Digits::three) {
+    for (int c = 0; c < count; c += 16) {
+      const __m512 part = _mm512_maskz_loadu_ps(first_lanes(count - c), x + c);
+      _mm512_mask_storeu_epi32(words + c * 4, first_lanes(round_up(count - c, 4)),
+                               split_three(part, scale, total));
+    }
+  } else {
+    for (int c = 0; c < count; c += 32) {
+      const __m512 low = _mm512_maskz_loadu_ps(first_lanes(count - c), x + c);
+      const __m512 high = _mm512_maskz_loadu_ps(first_lanes(count - c - 16), x + c + 16);
+      // Every second four numbers are the partners of the four before.
+      const SharedDigits digits =
+          split_shared(_mm512_shuffle_f32x4(low, high, _MM_SHUFFLE(2, 0, 2, 0)),
+                       _mm512_shuffle_f32x4(low, high, _MM_SHUFFLE(3, 1, 3, 1)), scale, total);
+      const __m512i in_turn[2] = {
+          _mm512_shuffle_i32x4(digits.first, digits.partner, _MM_SHUFFLE(1, 0, 1, 0)),
+          _mm512_shuffle_i32x4(digits.first, digits.partner, _MM_SHUFFLE(3, 2, 3, 2))};
+      for (int half = 0; half < 2; ++half) {
+        _mm512_mask_storeu_epi32(
+            words + (c + half * 16) * 4, first_lanes(round_up(count - c - half * 16, 8)),
+            _mm512_shuffle_i32x4(in_turn[half], in_turn[half], _MM_SHUFFLE(3, 1, 2, 0)));
+      }
+    }
+  }
+}
+
 template <Digits D>
 TERSE_TARGET_AVX512 void split_rows(const AffineFormat& f, const float* queries, int rows,
                                     int width, std::byte* prepared) {
@@ -139,14 +169,9 @@ TERSE_TARGET_AVX512 void split_rows(const AffineFormat& f, const float* queries,
       __m512i total[affine_rows];
       TERSE_UNROLL
       for (int r = 0; r < affine_rows; ++r) total[r] = _mm512_setzero_si512();
-      for (int c = begin; c < begin + count; c += 16) {
-        const __m512 x = _mm512_maskz_loadu_ps(first_lanes(begin + count - c), q + c);
-        // A number's words take 4 bytes, and the next chunk begins in the next lane of codes.
-        _mm512_mask_storeu_epi32(digits + c * 4,
-                                 first_lanes(round_up(begin + count - c, codes_per_lane(f.bits))),
-                                 split<D>(x, _mm512_set1_ps(fixed.inverse[0]), total));
-      }
-      store_shares<D>(f.centre, total, round_up(count, 16), 1, &shares[chunk * rows + row]);
+      split_chunk<D>(q + begin, count, fixed.inverse[0], digits + begin * 4, total);
+      store_shares<D>(f.centre, total, round_up(count, D == Digits::three ? 16 : 32), 1,
+                      &shares[chunk * rows + row]);
     }
   }
 }
@@ -172,7 +197,7 @@ TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
       reinterpret_cast<const float*>(prepared) + static_cast<std::ptrdiff_t>(row) * plan.row_words;
   const auto* shares = reinterpret_cast<const CentreShare*>(prepared + plan.shares_at) + row;
   const auto* scales = reinterpret_cast<const float*>(prepared + plan.scales_at) + row;
-  const std::ptrdiff_t second = ceil_div(width, span) * 64;
+  const std::ptrdiff_t second = vectors_per_tile(Bits, Side::key, width) * 64;
   float dots[R * 32];
   for (int begin = 0, count = 0; begin < width; begin += count, shares += rows) {
     count = chunk_size(f, width, begin);
@@ -288,7 +313,7 @@ TERSE_TARGET_AVX512 void scores_per_channel(const AffineFormat& f, int width,
                                             const AffineParts& parts, const float* queries,
                                             float* scores, std::intptr_t ahead) noexcept {
   constexpr int span = codes_per_lane(Bits);
-  const std::ptrdiff_t second = ceil_div(width, span) * 64;
+  const std::ptrdiff_t second = vectors_per_tile(Bits, Side::key, width) * 64;
   const int groups = block_tokens / f.group;
   FoldedQueries folded[max_token_groups];
   FixedScales fixed;

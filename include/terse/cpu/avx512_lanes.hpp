@@ -13,7 +13,7 @@ namespace avx512 {
 TERSE_BEGIN_AVX512
 
 TERSE_INLINE_AVX512 __mmask16 first_lanes(int count) noexcept {
-  return static_cast<__mmask16>(count >= 16 ? 0xffff : (1 << count) - 1);
+  return static_cast<__mmask16>(count >= 16 ? 0xffff : count <= 0 ? 0 : (1 << count) - 1);
 }
 
 /// Lane r: the sum (or maximum) of vector r, in the same order whatever the other vectors hold.

@@ -62,17 +62,36 @@ TERSE_TARGET_AVX512 void fold_probabilities(const AffineFormat& f, const AffineP
     offset[r] = _mm512_setzero_ps();
     total[r] = _mm512_setzero_si512();
   }
+  // 32 tokens at a time: in shared digits the second 16 are the partners of the first.
   TERSE_UNROLL
-  for (int v = 0; v < 4; ++v) {
-    const __m512 scale = load_halves(parts.scales, group * block_tokens + v * 16);
-    __m512 minimum = _mm512_setzero_ps();
-    if constexpr (HasMin) minimum = load_halves(parts.minima, group * block_tokens + v * 16);
+  for (int pair = 0; pair < 2; ++pair) {
+    __m512 scale[2], minimum[2];
+    TERSE_UNROLL
+    for (int v = 0; v < 2; ++v) {
+      const int at = group * block_tokens + (2 * pair + v) * 16;
+      scale[v] = load_halves(parts.scales, at);
+      minimum[v] = _mm512_setzero_ps();
+      if constexpr (HasMin) minimum[v] = load_halves(parts.minima, at);
+    }
     TERSE_UNROLL
     for (int r = 0; r < R; ++r) {
-      const __m512 p = _mm512_loadu_ps(probabilities + r * block_tokens + v * 16);
-      offset[r] = _mm512_fmadd_ps(p, minimum, offset[r]);  // NaN where p is not finite
-      _mm512_store_si512(folded->words[r] + v * 16,
-                         split<D>(_mm512_mul_ps(p, scale), inverse[r], &total[r]));
+      const float* p = probabilities + r * block_tokens + pair * 32;
+      float* words = folded->words[r] + pair * 32;
+      __m512 x[2];
+      TERSE_UNROLL
+      for (int v = 0; v < 2; ++v) {
+        const __m512 part = _mm512_loadu_ps(p + v * 16);
+        offset[r] = _mm512_fmadd_ps(part, minimum[v], offset[r]);  // NaN where p is not finite
+        x[v] = _mm512_mul_ps(part, scale[v]);
+      }
+      if constexpr (D == Digits::shared) {
+        const SharedDigits digits = split_shared(x[0], x[1], inverse[r], &total[r]);
+        _mm512_store_si512(words, digits.first);
+        _mm512_store_si512(words + 16, digits.partner);
+      } else {
+        _mm512_store_si512(words, split_three(x[0], inverse[r], &total[r]));
+        _mm512_store_si512(words + 16, split_three(x[1], inverse[r], &total[r]));
+      }
     }
   }
   _mm_store_ps(folded->offsets, sum_each(offset[0], offset[1], offset[2], offset[3]));
@@ -88,7 +107,7 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
                                      const FixedScales& fixed, int width, float* accumulators,
                                      __mmask16 lanes, std::intptr_t ahead) noexcept {
   constexpr int fields = 8 / Bits;
-  constexpr int vectors = block_tokens / (4 * fields);
+  constexpr int vectors = vectors_per_tile(Bits, Side::value, 0);
   const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
   __m512i sum[NT][R][3];
   TERSE_UNROLL
@@ -98,44 +117,38 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
       sum[n][r][0] = sum[n][r][1] = sum[n][r][2] = _mm512_setzero_si512();
     }
   }
+  // 16 tokens are one field of four vectors.
   const float* digits = folded.words[0];
-  for (int v = 0; v < vectors; ++v) {
-    __m512i stored[NT];
-    TERSE_UNROLL
-    for (int n = 0; n < NT; ++n) {
-      const std::byte* at = codes + (n * vectors + v) * 64;
-      stored[n] = _mm512_loadu_si512(at);
-      prefetch(at, ahead);
-    }
-    if constexpr (D == Digits::shared) {
-      TERSE_UNROLL
-      for (int r = 0; r < R; ++r) {
-        TERSE_UNROLL
-        for (int n = 0; n < NT; ++n) {
-          dot_word(sum[n][r][0], stored[n], digits + r * block_tokens);
-        }
-      }
-    }
+  for (int v = 0; v < vectors; v += 4) {
     TERSE_UNROLL
     for (int field = 0; field < fields; ++field) {
-      __m512i x[NT];
-      TERSE_UNROLL
-      for (int n = 0; n < NT; ++n) {
-        x[n] = stored[n];
-        if (field != 0) x[n] = _mm512_srli_epi32(x[n], static_cast<unsigned>(field * Bits));
-        if (Bits != 8) x[n] = _mm512_and_si512(x[n], mask);
-      }
-      TERSE_UNROLL
-      for (int r = 0; r < R; ++r) {
+      TERSE_ROLL
+      for (int quad = 0; quad < 4; ++quad) {
+        const std::byte* at = codes + (v + quad) * 64;
+        __m512i x[NT];
         TERSE_UNROLL
-        for (int i = D == Digits::shared ? 1 : 0; i < 3; ++i) {
-          const float* word = digits + r * block_tokens + field * 4 + i;
-          TERSE_UNROLL
-          for (int n = 0; n < NT; ++n) dot_word(sum[n][r][i], x[n], word);
+        for (int n = 0; n < NT; ++n) {
+          x[n] = _mm512_loadu_si512(at + n * vectors * 64);
+          if (field == 0) prefetch(at + n * vectors * 64, ahead);
+          if (D == Digits::shared && field == 0) {
+            TERSE_UNROLL
+            for (int r = 0; r < R; ++r) dot_word(sum[n][r][0], x[n], digits + r * block_tokens);
+          }
+          if (field != 0) x[n] = _mm512_srli_epi32(x[n], static_cast<unsigned>(field * Bits));
+          if (Bits != 8) x[n] = _mm512_and_si512(x[n], mask);
         }
+        TERSE_UNROLL
+        for (int r = 0; r < R; ++r) {
+          TERSE_UNROLL
+          for (int i = D == Digits::shared ? 1 : 0; i < 3; ++i) {
+            const float* word = digits + r * block_tokens + i;
+            TERSE_UNROLL
+            for (int n = 0; n < NT; ++n) dot_word(sum[n][r][i], x[n], word);
+          }
+        }
+        digits += 4;
       }
     }
-    digits += fields * 4;
   }
   TERSE_UNROLL
   for (int r = 0; r < R; ++r) {

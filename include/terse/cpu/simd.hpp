@@ -34,10 +34,13 @@
 #endif
 
 // Loops over registers: the compiler must unroll them whole, or the registers become memory.
+// Loops marked TERSE_ROLL hold so many registers that g++ would spill them if it unrolled.
 #if defined(__clang__)
 #define TERSE_UNROLL _Pragma("unroll")
+#define TERSE_ROLL _Pragma("nounroll")
 #else
 #define TERSE_UNROLL _Pragma("GCC unroll 16")
+#define TERSE_ROLL _Pragma("GCC unroll 1")
 #endif
 
 namespace terse {

@@ -1,10 +1,11 @@
 /// Stored order of packed codes of a block `[64 tokens, width]`, 2, 4 or 8 bits each.
 ///
-/// The order is that of dot-product instructions: a 64-byte vector holds 16 lanes of 4 bytes, and a
-/// byte holds 8 / bits codes. Keys: lane = token, everything in a lane = channels; values: lane =
-/// channel, everything in a lane = tokens. One AND (after a shift) of a vector yields 64 codes that
-/// meet four neighbouring query channels (keys) or probabilities (values). Lanes of a GPU's matrix
-/// operand read the same words. docs/stored_format.md has the picture.
+/// The order is that of dot products: a 64-byte vector holds 16 lanes of 4 bytes, and a byte holds
+/// 8 / bits codes. Keys: lane = token, everything in a lane = channels; values: lane = channel,
+/// everything in a lane = tokens. One AND (after a shift) of a vector yields 64 codes that meet
+/// four neighbouring query channels (keys) or probabilities (values) in an integer dot product; one
+/// AND of a lane yields two neighbouring codes 16 bits apart, half of a tensor core's operand
+/// register. docs/stored_format.md has the picture.
 #pragma once
 
 #include <cstddef>
@@ -25,23 +26,35 @@ struct CodePlace {
 /// Codes in a lane of four bytes.
 TERSE_HOST_DEVICE constexpr int codes_per_lane(int bits) noexcept { return 32 / bits; }
 
+/// Byte of a lane that holds the code of the `i`-th of four neighbours: 0, 2, 1, 3.
+TERSE_HOST_DEVICE constexpr int lane_byte(int i) noexcept { return (i & 1) * 2 + i / 2; }
+
 /// Channels covered by the stored vectors: `width` rounded up to a whole lane (keys) or to 16 lanes
 /// (values).
 TERSE_HOST_DEVICE constexpr int stored_channels(int bits, Side side, int width) noexcept {
   return round_up(width, side == Side::key ? codes_per_lane(bits) : 16);
 }
 
+/// Stored vectors of 16 lanes: of 16 tokens (keys) or 16 channels (values).
+TERSE_HOST_DEVICE constexpr int vectors_per_tile(int bits, Side side, int width) noexcept {
+  return ceil_div(side == Side::key ? width : block_tokens, codes_per_lane(bits));
+}
+
 template <int Bits>
 TERSE_HOST_DEVICE constexpr CodePlace code_place(Side side, int width, int token,
                                                  int channel) noexcept {
   static_assert(Bits == 2 || Bits == 4 || Bits == 8);
-  constexpr int span = codes_per_lane(Bits);
-  const int lane = side == Side::key ? token : channel;
-  const int along = side == Side::key ? channel : token;
-  const int vectors_per_tile = ceil_div(side == Side::key ? width : block_tokens, span);
-  const int vector = lane / 16 * vectors_per_tile + along / span;
-  return {static_cast<std::size_t>(vector * 64 + lane % 16 * 4 + along % 4),
-          static_cast<unsigned>(along / 4 % (8 / Bits) * Bits)};
+  constexpr int fields = 8 / Bits;
+  const bool is_key = side == Side::key;
+  const int lane = is_key ? token : channel;
+  const int along = is_key ? channel : token;
+  // Fields of a byte are channels 4 apart, or tokens 16 apart: 16 tokens are what a tensor core's
+  // operand spans, while a width need not be a multiple of more than 16.
+  const int in_tile = is_key ? channel / (4 * fields) : token / (16 * fields) * 4 + token % 16 / 4;
+  const int field = is_key ? channel / 4 % fields : token / 16 % fields;
+  const int vector = lane / 16 * vectors_per_tile(Bits, side, width) + in_tile;
+  return {static_cast<std::size_t>(vector * 64 + lane % 16 * 4 + lane_byte(along % 4)),
+          static_cast<unsigned>(field * Bits)};
 }
 
 template <int Bits>
