@@ -1,4 +1,4 @@
-/// Compaction of one policy class: live tokens of sealed blocks move together.
+/// Compaction: live tokens of sealed blocks move together.
 #pragma once
 
 #include <algorithm>
@@ -250,7 +250,7 @@ void compact_row(Store& store, const typename Store::Ref& r, int sequence, int r
 }
 
 template <class Store>
-void compact_sequence(Store& store, int sequence) noexcept {
+void compact_class(Store& store, int sequence) noexcept {
   bool any = false;
   for (int s = 0; s < store.shape.slots; ++s) {
     const auto r = store.ref(s);
@@ -267,6 +267,41 @@ void compact_sequence(Store& store, int sequence) noexcept {
   }
   GridRecord& grid = store.base.grids[sequence];
   if (any) grid.exact_begin = grid.sealed_end;
+}
+
+template <class State>
+[[nodiscard]] Expected<CompactPlan> plan_compact(const State& state, SequenceId sequence) noexcept {
+  if (Status s = state.check_idle(sequence); !s.ok()) return s;
+  CompactPlan total;
+  state.for_each_store([&](const auto& store) { total += plan_compaction(store, sequence.index); });
+  return total;
+}
+
+template <class State>
+Expected<CompactPlan> compact_sequence(State& state, SequenceId sequence,
+                                       bool allow_reencoding) noexcept {
+  Expected<CompactPlan> planned = plan_compact(state, sequence);
+  if (!planned.ok()) return planned.status();
+  if (planned->tokens_reencoded > 0 && !allow_reencoding) {
+    return error(StatusCode::would_be_lossy,
+                 "terse::KVCache::compact: tokens share scales and would be encoded again; pass "
+                 "allow_reencoding; detail: tokens",
+                 planned->tokens_reencoded);
+  }
+  Status status{};
+  state.for_each_store([&](const auto& store) {
+    const CompactPlan own = plan_compaction(store, sequence.index);
+    if constexpr (State::layout::paged) {
+      if (own.pages_needed > store.pool.free_pages()) {
+        status = error(StatusCode::no_free_pages,
+                       "terse::KVCache::compact: too few free pages; detail: pages missing",
+                       own.pages_needed - store.pool.free_pages());
+      }
+    }
+  });
+  if (!status.ok()) return status;
+  state.for_each_store([&](auto& store) { compact_class(store, sequence.index); });
+  return planned;
 }
 
 }  // namespace detail

@@ -38,7 +38,7 @@ template <class Store>
 }
 
 template <class Store>
-void fork_sequence(Store& store, int source, int target) noexcept {
+void copy_sequence(Store& store, int source, int target) noexcept {
   const ClassShape& shape = store.shape;
   const auto entries = static_cast<std::size_t>(shape.entries);
   store.base.grids[target] = store.base.grids[source];
