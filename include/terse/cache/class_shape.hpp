@@ -158,7 +158,7 @@ template <Layout L, class Policy>
   const bool per_head = L::head_paging == HeadPaging::per_head;
   shape.rows = per_head ? shape.unit.units : 1;
   shape.units_per_row = per_head ? 1 : shape.unit.units;
-  // One block more than the tokens need: a truncated sequence continues in a new block.
+  // One block more than the tokens need: with a tail, a truncated sequence continues in a new one.
   shape.entries = ceil_div(config.max_tokens, block_tokens) + 1;
   shape.ring_blocks =
       shape.open ? 0

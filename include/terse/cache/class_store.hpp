@@ -144,6 +144,14 @@ struct ClassStore {
     return page;
   }
 
+  /// A fresh page with the bytes of another.
+  [[nodiscard]] std::int32_t copy_page(std::int32_t from) noexcept requires(L::paged) {
+    const std::int32_t page = pool.take();
+    std::memcpy(base.pages + static_cast<std::size_t>(page) * shape.page_bytes,
+                base.pages + static_cast<std::size_t>(from) * shape.page_bytes, shape.page_bytes);
+    return page;
+  }
+
   /// Makes an entry for the 64 tokens from `first` at the end of a row.
   void push_entry(const Ref& r, int sequence, int row, std::int64_t first) noexcept {
     const int entry = r.entry_count(sequence, row)++;

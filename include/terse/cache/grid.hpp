@@ -1,6 +1,7 @@
 /// The block grid of a sequence in one policy class: reserving, shortening and abandoning tokens.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include "terse/cache/class_store.hpp"
@@ -27,7 +28,21 @@ template <class Store>
   return end > grid.sealed_end ? end : grid.sealed_end;
 }
 
-/// Entries per row and pages per slot and row that a step of `tokens` needs.
+/// Whether a row's newest block is open and shared with another sequence, so that the next step
+/// must copy it before it writes to it.
+template <class Store>
+[[nodiscard]] bool shares_open_block(const Store& store, const typename Store::Ref& r, int sequence,
+                                     int row, std::int64_t length) noexcept {
+  if constexpr (Store::Ref::layout::paged) {
+    if (!store.shape.open || length <= store.base.grids[sequence].sealed_end) return false;
+    const std::int32_t page = r.page(sequence, row, r.entry_count(sequence, row) - 1);
+    return store.pool.references(page) > 1;
+  } else {
+    return false;
+  }
+}
+
+/// What a step needs: entries of each row, pages of all rows of all slots.
 struct StepNeed {
   std::int64_t new_entries = 0;
   std::int64_t new_pages = 0;
@@ -39,10 +54,16 @@ template <class Store>
   const GridRecord& grid = store.base.grids[sequence];
   StepNeed need;
   need.new_entries = grid_blocks(grid.origin, length + tokens) - grid_blocks(grid.origin, length);
-  need.new_pages =
+  const std::int64_t new_blocks =
       store.shape.open
           ? need.new_entries
           : (sealed_end_of(store, grid, length + tokens) - grid.sealed_end) / block_tokens;
+  need.new_pages = new_blocks * store.shape.slots * store.shape.rows;
+  for (int s = 0; s < store.shape.slots; ++s) {
+    for (int row = 0; row < store.shape.rows; ++row) {
+      if (shares_open_block(store, store.ref(s), sequence, row, length)) ++need.new_pages;
+    }
+  }
   return need;
 }
 
@@ -58,13 +79,24 @@ template <class Store>
   return true;
 }
 
+/// Position from which on the tail still has exact copies when a step has written up to `end`: the
+/// ring's places are written again in turn.
+template <class Store>
+[[nodiscard]] std::int64_t exact_begin_of(const Store& store, const GridRecord& grid,
+                                          std::int64_t end) noexcept {
+  if (store.shape.open) return grid.sealed_end;
+  const std::int64_t oldest =
+      grid.origin + (grid_blocks(grid.origin, end) - store.shape.ring_blocks) * block_tokens;
+  return std::clamp(oldest, grid.exact_begin, grid.sealed_end);
+}
+
 /// Makes the entries of a step and gives pages to the blocks that it will write. Room and free
 /// pages have been checked.
 template <class Store>
 void reserve_step(Store& store, int sequence, std::int64_t length, int tokens) noexcept {
   GridRecord& grid = store.base.grids[sequence];
-  grid.exact_begin = grid.sealed_end;
   const std::int64_t end = length + tokens;
+  grid.exact_begin = exact_begin_of(store, grid, end);
   const std::int64_t sealed_end = sealed_end_of(store, grid, end);
   const std::int64_t old_blocks = grid_blocks(grid.origin, length);
   const std::int64_t new_blocks = grid_blocks(grid.origin, end);
@@ -72,6 +104,14 @@ void reserve_step(Store& store, int sequence, std::int64_t length, int tokens) n
     const auto r = store.ref(s);
     r.appended[sequence] = 0;
     for (int row = 0; row < store.shape.rows; ++row) {
+      if constexpr (Store::Ref::layout::paged) {
+        if (shares_open_block(store, r, sequence, row, length)) {
+          std::int32_t& page = r.page_slot(sequence, row, r.entry_count(sequence, row) - 1);
+          const std::int32_t own = store.copy_page(page);
+          store.pool.drop(page);
+          page = own;
+        }
+      }
       for (std::int64_t b = old_blocks; b < new_blocks; ++b) {
         store.push_entry(r, sequence, row, grid.origin + b * block_tokens);
       }
@@ -111,9 +151,29 @@ template <class Store>
   return true;
 }
 
+/// Where the block begins that all rows can go on filling at `length`, if their newest entries are
+/// the same block with its places in order; else `length`, where a new block begins.
+template <class Store>
+[[nodiscard]] std::int64_t reopened_block(const Store& store, int sequence,
+                                          std::int64_t length) noexcept {
+  std::int64_t first = -1;
+  for (int s = 0; s < store.shape.slots; ++s) {
+    const auto r = store.ref(s);
+    for (int u = 0; u < store.shape.unit.units; ++u) {
+      const int newest = r.entry_count(sequence, r.row_of_unit(u)) - 1;
+      if (newest < 0 || !r.is_in_order(sequence, u, newest)) return length;
+      const std::int64_t own = r.first_position(sequence, u, newest);
+      if (first >= 0 && own != first) return length;
+      first = own;
+    }
+  }
+  return length - first < block_tokens ? first : length;
+}
+
 /// Makes `length` the length of the sequence: releases entries and pages beyond it. Blocks whose
-/// exact copies still lie in the tail go back to being unsealed; of older ones only live bits fall,
-/// and the sequence continues in a new block.
+/// exact copies still lie in the tail go back to being unsealed. Where it cuts into an older one
+/// live bits fall; then an open policy goes on in that block, token by token, and another one,
+/// whose codes cannot be added to, in a new block.
 template <class Store>
 void shrink(Store& store, int sequence, std::int64_t length) noexcept {
   GridRecord& grid = store.base.grids[sequence];
@@ -155,7 +215,8 @@ void shrink(Store& store, int sequence, std::int64_t length) noexcept {
   if (exact) {
     grid.sealed_end = sealed_end;
   } else {
-    grid = GridRecord{.origin = length, .sealed_end = length, .exact_begin = length};
+    const std::int64_t origin = store.shape.open ? reopened_block(store, sequence, length) : length;
+    grid = GridRecord{.origin = origin, .sealed_end = origin, .exact_begin = origin};
   }
 }
 

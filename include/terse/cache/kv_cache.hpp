@@ -109,8 +109,10 @@ class KVCache {
     return detail::fork_sequence(state_, source);
   }
 
-  /// Drops the tokens at `length_tokens` and later. Exact as long as they are in the tail or the
-  /// open block; of sealed blocks only live bits fall, and later tokens start a new block.
+  /// Drops the tokens at `length_tokens` and later; what the others decode to never changes. Open
+  /// policies go on in the block that is cut. With a tail, tokens are taken back without trace as
+  /// far as exact copies go; further back the sequence goes on in a new block, and the shortened
+  /// one counts whole towards max_tokens until compact joins it with its neighbours.
   Status truncate(SequenceId sequence, std::int64_t length_tokens) noexcept {
     return detail::truncate_sequence(state_, sequence, length_tokens);
   }
@@ -118,7 +120,8 @@ class KVCache {
   // --- steps ---------------------------------------------------------------------------------
 
   /// Begins a step: validates all parts and reserves entries and pages for all layers, or changes
-  /// nothing. A sequence occurs at most once. Exact copies of tokens sealed before are given up.
+  /// nothing. A sequence occurs at most once. Exact copies of sealed tokens are given up as far as
+  /// the tail needs their room. An open block that a fork shares is copied.
   Status begin_step(Span<const StepPart> parts) noexcept {
     return detail::begin_step(state_, parts);
   }
@@ -164,9 +167,10 @@ class KVCache {
     return detail::plan_compact(state_, sequence);
   }
 
-  /// Moves the live tokens of sealed blocks together and returns the pages won. Codes that carry
-  /// their own scales move unchanged; blocks with per-channel groups are encoded again, which
-  /// `allow_reencoding` must permit. Exact copies in the tail are given up.
+  /// Moves the live tokens of sealed blocks together, where that saves blocks, and returns the
+  /// pages won. Codes that carry their own scales move unchanged; blocks with per-channel groups
+  /// are encoded again, which `allow_reencoding` must permit. If anything moves, exact copies of
+  /// sealed tokens are given up.
   Expected<CompactPlan> compact(SequenceId sequence, bool allow_reencoding = false) noexcept {
     return detail::compact_sequence(state_, sequence, allow_reencoding);
   }

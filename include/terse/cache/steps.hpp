@@ -57,11 +57,14 @@ template <class Store>
     const StepNeed need =
         step_need(store, index, store.base.sequences[index].length_tokens, part.tokens);
     if (!has_room(store, index, need.new_entries)) {
-      return error(StatusCode::too_many_tokens,
-                   "terse::KVCache::begin_step: a sequence would store more than max_tokens",
-                   index);
+      return error(
+          StatusCode::too_many_tokens,
+          "terse::KVCache::begin_step: a sequence's list of blocks is full: it would store "
+          "more than max_tokens, blocks that truncate or evict cut counted whole; compact "
+          "joins those",
+          index);
     }
-    pages += need.new_pages * store.shape.slots * store.shape.rows;
+    pages += need.new_pages;
   }
   if constexpr (Store::Ref::layout::paged) {
     if (pages > store.pool.free_pages()) {
