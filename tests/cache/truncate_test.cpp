@@ -173,3 +173,39 @@ TEST_CASE("joining leaves forks alone and copies only what it changes", "[cache]
   REQUIRE(d.cache.release(*b).ok());
   CHECK(d.cache.memory_usage().pages_held == 4);
 }
+
+TEST_CASE("a packed block keeps its page when one unit has lost all its tokens",
+          "[cache][truncate]") {
+  using P = Compose<Int8, Tail<TailSpec{.min_tokens = 8}>, H2O>;
+  const PolicyConfig<P> policy{.eviction = {.heavy_tokens = 20, .recent_tokens = 1}};
+  Driver<PagedLayout<>, P> shared(config(), policy);
+  Driver<PerHead, P> apart(config(), policy);  // a row of its own for each unit
+  const auto prepare = [](auto& d) {
+    const SequenceId s = d.create();
+    REQUIRE(d.fill(s, 210, 40).ok());
+    const StepPart part{s, 1};
+    for (int layer = 0; layer < 2; ++layer) {
+      std::vector<float> sums(d.cache.column_sum_floats(layer), 0.0f);
+      for (std::size_t p = 0; p < 20; ++p) {  // unit 0 keeps 100 to 119, unit 1 keeps 0 to 19
+        sums[100 + p] = 1.0f;
+        sums[static_cast<std::size_t>(d.shape().entries) * block_tokens + p] = 1.0f;
+      }
+      REQUIRE(d.cache.observe(layer, {&part, 1}, sums).ok());
+    }
+    REQUIRE(d.cache.evict(s).ok());
+    REQUIRE(d.cache.compact(s).ok());
+    REQUIRE(d.cache.truncate(s, 90).ok());
+    REQUIRE(d.step(s, 3).ok());
+    return s;
+  };
+  const SequenceId s = prepare(shared);
+  REQUIRE(prepare(apart) == s);
+  for (const int length : {93, 130, 250}) {
+    REQUIRE(shared.fill(s, length, 30).ok());
+    REQUIRE(apart.fill(s, length, 30).ok());
+    const auto r = shared.cache.layer(0);
+    CHECK(r.page(s.index, 0, 0) != no_page);
+    CHECK(shared.cache.memory_usage().live_tokens == (2 * (length - 90) + 20) * 2);
+    CHECK(relative_l2(shared.attend(s).output, apart.attend(s).output) < 1e-6);
+  }
+}

@@ -554,6 +554,7 @@ class PlainModel {
         for (auto& tokens : b.units) {
           std::erase_if(tokens, [&](const PlainToken& t) { return t.position >= length; });
         }
+        for (std::int64_t& first : b.first) first = std::min(first, length - 1);
         if (exact && !shape_.open && b.first[0] >= sealed_end) b.page = nullptr;
       }
     }

@@ -202,6 +202,12 @@ void shrink(Store& store, int sequence, std::int64_t length) noexcept {
           keeps_token = keeps_token || r.first_position(sequence, u, e) < length;
           clear_from(r, sequence, u, e, length);
         }
+        // A packed entry holds other positions of every unit. Those that have none left still count
+        // as sealed by their first position.
+        for (int u = unit; keeps_token && u < unit + store.shape.units_per_row; ++u) {
+          std::int32_t& first = r.first_position(sequence, u, e);
+          if (first >= length) first = static_cast<std::int32_t>(length - 1);
+        }
         if (!keeps_token) {
           store.free_entry_page(r, sequence, row, e);
           --count;
