@@ -208,7 +208,7 @@ class PlainModel {
     PlainSequence& s = at(sequences_, i);
     for (int slot = 0; slot < shape_.slots; ++slot) {
       for_each_unit(i, slot, [&](int, std::vector<PlainToken*>& tokens) {
-        const SelectContext context{s.length, incoming_tokens, shape_.unit_query_heads()};
+        const SelectContext context{s.length, incoming_tokens};
         PlainEvictor<Evictor>::select(tokens, eviction_, context);
       });
     }

@@ -92,9 +92,9 @@ Expected<std::int64_t> evict_sequence(State& state, SequenceId sequence, int inc
   }
   std::int64_t freed = 0;
   state.for_each_store([&](auto& store) {
-    freed += evict_tokens(store, sequence.index,
-                          SelectContext{state.sequences[sequence.index].length_tokens,
-                                        incoming_tokens, store.shape.unit_query_heads()});
+    freed +=
+        evict_tokens(store, sequence.index,
+                     SelectContext{state.sequences[sequence.index].length_tokens, incoming_tokens});
   });
   return freed;
 }
