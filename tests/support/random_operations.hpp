@@ -290,6 +290,9 @@ class RandomOperations {
                   ? cache_->abandon_step()
                   : cache_->commit_step(kind <= 3 ? Span<const int>(accepted) : Span<const int>{}));
     model_->end_step(accepted);
+    if constexpr (Policy::signal == Signal::column_sum) {
+      for (int layer = 0; layer < num_slots; ++layer) observe(layer, parts);
+    }
     appended_[0] = appended_[1] = false;
   }
 
@@ -323,7 +326,6 @@ class RandomOperations {
                      {&keys[row * key_floats], &values[row * value_floats], &gates[row * heads]});
       row += static_cast<std::size_t>(parts[i].tokens);
     }
-    if constexpr (Policy::signal == Signal::column_sum) observe(layer, parts);
     if (random_.below(run_.attend_every) == 0) {
       for (const StepPart& part : parts) attend(part, slot, layer);
     }

@@ -138,7 +138,7 @@ class KVCache {
     return detail::commit_step(state_, accepted_tokens);
   }
 
-  /// Ends the step without its tokens. What observe was told during it stays told.
+  /// Ends the step without its tokens.
   Status abandon_step() noexcept { return detail::abandon_step(state_); }
 
   // --- eviction ------------------------------------------------------------------------------
@@ -150,8 +150,8 @@ class KVCache {
   }
 
   /// Feeds the evictor of a layer's slot: `column_sums [part, unit, entry, 64]` as attend wrote
-  /// them for `parts`. Allowed inside a step and after it, before the next change of the sequences;
-  /// with tokens that may be rejected, commit first and attend again for the accepted rows.
+  /// them for `parts`. Not inside a step, which could be abandoned: after commit_step, before the
+  /// next change of the sequences. Where tokens were rejected, attend again for the accepted rows.
   Status observe(int layer, Span<const StepPart> parts, Span<const float> column_sums) noexcept {
     return detail::observe_layer(state_, layer, parts, column_sums);
   }

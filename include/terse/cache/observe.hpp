@@ -51,6 +51,11 @@ Status observe_slot(Store& store, int slot, Span<const StepPart> parts,
 template <class State>
 Status observe_layer(State& state, int layer, Span<const StepPart> parts,
                      Span<const float> column_sums) noexcept {
+  if (state.in_step) {
+    return error(StatusCode::wrong_phase,
+                 "terse::KVCache::observe: the step in progress may still be abandoned; keep the "
+                 "column sums and pass them after commit_step");
+  }
   if (Status s = state.check_layer(layer); !s.ok()) return s;
   for (const StepPart& part : parts) {
     if (Status s = state.check(part.sequence); !s.ok()) return s;
