@@ -86,7 +86,8 @@ struct ClassStore {
     unit_cursors =
         carver.template take<std::int32_t>(static_cast<std::size_t>(shape.unit.units) * 3);
     const int widest = shape.key_width > shape.value_width ? shape.key_width : shape.value_width;
-    vectors = carver.template take<float>(static_cast<std::size_t>(block_tokens * widest));
+    vectors =
+        carver.template take<float>(std::size_t{block_tokens} * static_cast<std::size_t>(widest));
   }
 
   [[nodiscard]] std::size_t pages_bytes() const noexcept {

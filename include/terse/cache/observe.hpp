@@ -36,7 +36,7 @@ Status observe_slot(Store& store, int slot, Span<const StepPart> parts,
             sums + i * column_sum_floats(store.shape) + static_cast<std::size_t>(u) * unit_floats;
         const std::size_t at = r.unit_entry(sequence, u, 0);
         const auto tokens =
-            static_cast<std::size_t>(r.entry_count(sequence, r.row_of_unit(u)) * block_tokens);
+            static_cast<std::size_t>(r.entry_count(sequence, r.row_of_unit(u))) * block_tokens;
         for (std::size_t t = 0; t < tokens; ++t) {
           if ((r.live[at + t / block_tokens] >> (t % block_tokens) & 1u) != 0) {
             P::evictor::observe(r.token_states[at * block_tokens + t], own[t]);
