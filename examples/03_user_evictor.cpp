@@ -85,8 +85,8 @@ int main() {
         cache.layer(0), {step, rows(queries, query_heads, head_dim)},
         {.output = rows(output, query_heads, head_dim), .column_sums = column_sums.data()},
         workspace));
-    must(cache.observe(0, step, column_sums));
     must(cache.commit_step());
+    must(cache.observe(0, step, column_sums));
     must(cache.evict(sequence));
     // [step]
   }

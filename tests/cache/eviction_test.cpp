@@ -1,4 +1,6 @@
 /// Eviction returns pages, compaction returns more, and neither changes what survives.
+#include <string>
+
 #include "support/cache_driver.hpp"
 #include "support/catch.hpp"
 #include "support/plain_evictors.hpp"
@@ -228,6 +230,22 @@ TEST_CASE("H2O keeps what was attended to", "[cache][evict]") {
   REQUIRE(d.fill(even, 40, 40).ok());
   REQUIRE(d.cache.evict(even).ok());
   CHECK(r.live_mask(even.index, 0, 0) == 0xffffull << 24);
+}
+
+TEST_CASE("what a step could take back is not observed", "[cache][evict]") {
+  Driver<PagedLayout<>, Compose<Int8, H2O>> d(config());
+  const SequenceId s = d.create();
+  REQUIRE(d.step(s, 3).ok());
+  const StepPart part{s, 1};
+  const std::vector<float> sums(d.cache.column_sum_floats(0), 1.0f);
+  REQUIRE(d.begin(s, 1).ok());
+  const OwnedBuffers before = d.buffers.copy();
+  const Status refused = d.cache.observe(0, {&part, 1}, sums);
+  CHECK(refused.code == StatusCode::wrong_phase);
+  CHECK(std::string(refused.text).find("after commit_step") != std::string::npos);
+  CHECK(before == d.buffers);
+  REQUIRE(d.cache.abandon_step().ok());
+  CHECK(d.cache.observe(0, {&part, 1}, sums).ok());
 }
 
 TEST_CASE("observe checks its input", "[cache][evict]") {

@@ -136,6 +136,53 @@ TEST_CASE("configurations that cannot work say why", "[cache][plan]") {
   refuses<Cache>(small(), {{.num_pages = -1}}, bad, "num_pages");
 }
 
+TEST_CASE("absurd shapes are refused before a size overflows", "[cache][plan]") {
+  using Contiguous = KVCache<ContiguousLayout, Compose<Int8, H2O>>;
+  using PerHead = KVCache<PagedLayout<HeadPaging::per_head>, Compose<Int4Rotated, H2O>>;
+  const int most = 0x7fffffff;
+  const auto refused = [](const CacheConfig& c, const std::string& words) {
+    refuses<Cache>(c, {}, StatusCode::unsupported, words);
+    refuses<Contiguous>(c, {}, StatusCode::unsupported, words);
+    refuses<PerHead>(c, {}, StatusCode::unsupported, words);
+  };
+  const auto with = [](int CacheConfig::*field, int value) {
+    CacheConfig c = small();
+    c.*field = value;
+    return c;
+  };
+  refused(with(&CacheConfig::num_layers, most), "num_layers is limited");
+  refused(with(&CacheConfig::head_dim, most), "head_dim is limited");
+  refused(with(&CacheConfig::max_tokens, most), "max_tokens to 2^30");
+  refused(with(&CacheConfig::max_step_tokens, most), "max_step_tokens to 2^20");
+  CacheConfig c = small();
+  c.num_query_heads = c.num_kv_heads = most;
+  refused(c, "num_query_heads to 2^12");
+  c = small();
+  c.max_sequences = most;
+  c.max_tokens = 1 << 30;
+  refused(c, "exceed 2^48 bytes");
+  c = {.num_layers = 1 << 16,
+       .num_query_heads = 1 << 12,
+       .num_kv_heads = 1 << 12,
+       .head_dim = 1024,
+       .max_sequences = most,
+       .max_tokens = 1 << 30,
+       .max_step_tokens = 1 << 20};
+  refused(c, "exceed 2^48 bytes");
+  c = small();
+  c.num_query_heads = 1 << 12;
+  c.max_step_tokens = 1 << 20;
+  refused(c, "2^31 rows");
+  refuses<Cache>(small(), {{.tail = TailSpec{.min_tokens = most}}}, StatusCode::unsupported,
+                 "limited to 2^20");
+  refuses<Cache>(small(), {{.tail = TailSpec{.granule_tokens = most / 64 * 64}}},
+                 StatusCode::unsupported, "limited to 2^20");
+  c = small();
+  c.num_query_heads = c.num_kv_heads = 1 << 12;
+  c.head_dim = 1024;
+  refuses<Cache>(c, {{.num_pages = most}}, StatusCode::unsupported, "pages would exceed");
+}
+
 TEST_CASE("layer maps are checked", "[cache][plan]") {
   using Two = KVCache<PagedLayout<>, Schedule<Int8, Kivi2>>;
   CacheConfig c = small();

@@ -7,6 +7,7 @@ using namespace terse::tests;
 
 using PerHead = PagedLayout<HeadPaging::per_head>;
 using Kivi2R64 = Kivi<KiviSpec{.bits = 2, .group_channels = 16, .residual_tokens = 64}>;
+using Kivi4R64 = Kivi<KiviSpec{.bits = 4, .group_channels = 16, .residual_tokens = 64}>;
 using Kivi4R128 = Kivi<KiviSpec{.bits = 4, .group_channels = 16, .residual_tokens = 128}>;
 
 TEST_CASE("KIVI-2 with sinks, paged", "[random_operations]") {
@@ -38,4 +39,42 @@ TEST_CASE("int8 keys and KIVI values, paged", "[random_operations]") {
   RandomOperations<PagedLayout<>, KeyValue<Int8, Kivi2R64::value_codec>> run(
       {.operations = 8000, .seed = 25}, {.tail = TailSpec{.min_tokens = 1}});
   REQUIRE(run.go() == "");
+}
+
+TEST_CASE("blocks cut behind a short tail, KIVI-4, paged", "[random_operations]") {
+  RandomOperations<PagedLayout<>, Kivi4R64> run({.max_tokens = 512,
+                                                 .max_step_tokens = 40,
+                                                 .operations = 3000,
+                                                 .seed = 26,
+                                                 .long_steps = true,
+                                                 .deep_truncations = true},
+                                                {});
+  REQUIRE(run.go() == "");
+  CHECK(run.moved_tokens() > 1000);
+}
+
+TEST_CASE("blocks cut behind a short tail, rotated int4, pages per head", "[random_operations]") {
+  RandomOperations<PerHead, Int4Rotated> run(
+      {.max_tokens = 512,
+       .max_step_tokens = 40,
+       .operations = 3000,
+       .seed = 27,
+       .long_steps = true,
+       .deep_truncations = true},
+      {.tail = TailSpec{.min_tokens = 1, .granule_tokens = 64, .sink_tokens = 2}});
+  REQUIRE(run.go() == "");
+  CHECK(run.moved_tokens() > 1000);
+}
+
+TEST_CASE("blocks cut behind a short tail, int8 with a window, contiguous", "[random_operations]") {
+  RandomOperations<ContiguousLayout, Compose<Int8, SinkWindow>> run(
+      {.max_tokens = 512,
+       .max_step_tokens = 40,
+       .operations = 3000,
+       .seed = 28,
+       .long_steps = true,
+       .deep_truncations = true},
+      {.eviction = {.sink_tokens = 3, .window_tokens = 150}, .tail = TailSpec{.min_tokens = 1}});
+  REQUIRE(run.go() == "");
+  CHECK(run.moved_tokens() > 1000);
 }

@@ -104,7 +104,7 @@ std::string matrix_row(const char* name) {
               in_all_layouts<C, AttentionGate>(), in_all_layouts<C, PaluJoint>(),
               in_all_compositions<ContiguousLayout, C>(), in_all_compositions<Shared, C>(),
               in_all_compositions<PerHead, C>(), is_open<C>() ? "open block" : "tail",
-              is_open<C>() ? "open block" : "tail",
+              is_open<C>() ? "anywhere" : "tail",
               detail::moves_exactly<Compose<C, H2O>> ? "exact" : "re-encodes",
               fast ? "yes" : "no"});
 }

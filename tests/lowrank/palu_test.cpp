@@ -48,8 +48,7 @@ TEST_CASE("groups that do not divide the heads are refused") {
   CHECK_FALSE(divide_units<Palu<PaluSpec{.value_heads_per_group = 4}>>(6, &shape).ok());
 }
 
-TEST_CASE("latents are stored before RoPE") {
+TEST_CASE("Palu's parts are projectors") {
   static_assert(Projector<PaluJoint> && Projector<PaluPerHead>);
   static_assert(Compose<PaluJoint>::projects && Compose<PaluPerHead>::projects);
-  static_assert(Compose<PaluPerHead>::key_form == KeyForm::pre_rope);
 }

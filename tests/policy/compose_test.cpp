@@ -30,8 +30,7 @@ consteval bool same() {
          std::is_same_v<typename A::value_codec, typename B::value_codec> &&
          std::is_same_v<typename A::projector, typename B::projector> &&
          std::is_same_v<typename A::evictor, typename B::evictor> && A::reindex == B::reindex &&
-         A::projects == B::projects && A::key_form == B::key_form && A::signal == B::signal &&
-         same_tail(A::tail, B::tail);
+         A::projects == B::projects && A::signal == B::signal && same_tail(A::tail, B::tail);
 }
 template <class A, class B>
 constexpr bool same_policy = same<A, B>();
@@ -75,7 +74,6 @@ TEST_CASE("every part arrives in its place") {
   static_assert(std::is_same_v<P::projector, PaluPerHead> && P::projects);
   static_assert(std::is_same_v<P::evictor, H2O> && P::signal == Signal::column_sum);
   static_assert(P::tail.min_tokens == 1 && P::tail.granule_tokens == 128);
-  static_assert(P::key_form == KeyForm::pre_rope);
 }
 
 TEST_CASE("a method's tail comes with it, and one of its own may be given") {

@@ -2,17 +2,11 @@
 #include "terse/policy/position.hpp"
 
 #include "terse/evict/streaming_llm.hpp"
-#include "terse/lowrank/palu.hpp"
 #include "terse/policy/compose.hpp"
 
 #include "tests/support/catch.hpp"
 
 using namespace terse;
-
-TEST_CASE("keys are stored after RoPE, latents before it") {
-  static_assert(Compose<>::key_form == KeyForm::post_rope);
-  static_assert(Compose<PaluJoint>::key_form == KeyForm::pre_rope);
-}
 
 TEST_CASE("distances are those of the text unless an evictor asks for those of the cache") {
   static_assert(Compose<>::reindex == Reindex::original);

@@ -61,7 +61,7 @@ class TokenUnit {
   }
 
   void select(const typename E::Params& params, int incoming = 0) {
-    visit([&](List& list) { E::select(list, params, SelectContext{length_, incoming, 1}); });
+    visit([&](List& list) { E::select(list, params, SelectContext{length_, incoming}); });
   }
 
  private:

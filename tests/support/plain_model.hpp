@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <vector>
 
@@ -34,6 +35,7 @@ struct PlainBlock {
   PlainPage page;                              ///< null while the tokens lie in the tail only
   std::vector<std::int64_t> first;             ///< `[unit of the row]`
   std::vector<std::vector<PlainToken>> units;  ///< `[unit of the row][token]`
+  bool in_order = true;                        ///< a token's place is its distance to the first
 };
 
 struct PlainSequence {
@@ -114,6 +116,7 @@ class PlainModel {
         if (static_cast<std::int64_t>(row.size()) + blocks > shape_.entries) {
           return StatusCode::too_many_tokens;
         }
+        pages += must_copy_newest(s, row) ? 1 : 0;
       }
       pages += static_cast<std::int64_t>(s.rows.size()) *
                (shape_.open ? blocks : (sealed_by_rule(s, end) - s.sealed_end) / block_tokens);
@@ -126,8 +129,15 @@ class PlainModel {
     for (const StepPart& part : parts) {
       PlainSequence& s = at(sequences_, part.sequence.index);
       const std::int64_t end = s.length + part.tokens;
-      s.exact_begin = s.sealed_end;
+      if (shape_.open) {
+        s.exact_begin = s.sealed_end;
+      } else {  // the ring keeps as many blocks as it has, the newest ones
+        const std::int64_t kept = grid_blocks(s, end) - shape_.ring_blocks;
+        s.exact_begin =
+            std::min(s.sealed_end, std::max(s.exact_begin, s.origin + kept * block_tokens));
+      }
       for (auto& row : s.rows) {
+        if (must_copy_newest(s, row)) row.back().page = make_page();
         for (std::int64_t b = grid_blocks(s, s.length); b < grid_blocks(s, end); ++b) {
           PlainBlock block;
           block.first.assign(per_row(), s.origin + b * block_tokens);
@@ -198,7 +208,7 @@ class PlainModel {
     PlainSequence& s = at(sequences_, i);
     for (int slot = 0; slot < shape_.slots; ++slot) {
       for_each_unit(i, slot, [&](int, std::vector<PlainToken*>& tokens) {
-        const SelectContext context{s.length, incoming_tokens, shape_.unit_query_heads()};
+        const SelectContext context{s.length, incoming_tokens};
         PlainEvictor<Evictor>::select(tokens, eviction_, context);
       });
     }
@@ -212,17 +222,17 @@ class PlainModel {
     CompactPlan plan;
     const PlainSequence& s = sequence(i);
     for (const auto& row : s.rows) {
+      if constexpr (!Evictor::scatters) {
+        plan_join(s, row, &plan);
+        continue;
+      }
       const std::int64_t sealed = sealed_blocks(s, row), packed = packed_blocks(s, row);
       if (packed >= sealed) continue;
       for (std::int64_t b = 0; b < sealed; ++b) {
         const PlainBlock& block = row[static_cast<std::size_t>(b)];
-        const bool goes = Evictor::scatters || is_dead(s, block);
-        if (Evictor::scatters && b < packed) {  // a new page before the old one is given up
-          --plan.pages_returned;
-          if (L::paged) plan.pages_needed = std::max(plan.pages_needed, -plan.pages_returned);
-        }
-        if (goes && (!L::paged || block.page.use_count() == 1)) ++plan.pages_returned;
-        if (Evictor::scatters) plan.tokens_moved += live_tokens(block);
+        if (b < packed) take_page(&plan);  // a new page before the old one is given up
+        give_page(block, &plan);
+        plan.tokens_moved += live_tokens(block);
       }
     }
     if (!moves_exactly) plan.tokens_reencoded = plan.tokens_moved;
@@ -240,13 +250,13 @@ class PlainModel {
     PlainSequence& s = at(sequences_, i);
     bool moved = false;
     for (auto& row : s.rows) {
+      if constexpr (!Evictor::scatters) {
+        moved = join(s, row) || moved;
+        continue;
+      }
       const auto sealed = static_cast<std::size_t>(sealed_blocks(s, row));
       const auto packed = static_cast<std::size_t>(packed_blocks(s, row));
       if (packed >= sealed) continue;
-      if (!Evictor::scatters) {
-        std::erase_if(row, [&](auto& b) { return is_dead(s, b); });
-        continue;
-      }
       moved = true;
       std::vector<PlainBlock> fresh(packed);
       for (PlainBlock& b : fresh) {
@@ -267,6 +277,9 @@ class PlainModel {
         for (PlainBlock& b : fresh) {
           b.first[u] = b.units[u].empty() ? last : b.units[u][0].position;
           if (!moves_exactly && !b.units[u].empty()) decode(b.units[u], 0, b.units[u].size(), true);
+          const auto& tokens = b.units[u];
+          b.in_order = b.in_order && tokens.size() == block_tokens &&
+                       tokens.back().position - tokens[0].position == block_tokens - 1;
         }
       }
       row.erase(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(sealed));
@@ -370,14 +383,148 @@ class PlainModel {
     const auto sealed = static_cast<std::size_t>(sealed_blocks(s, row));
     std::int64_t most = 0;
     for (std::size_t u = 0; u < per_row(); ++u) {
-      std::int64_t live = 0, kept = 0;
+      std::int64_t live = 0;
       for (std::size_t b = 0; b < sealed; ++b) {
         for (const PlainToken& t : row[b].units[u]) live += t.live ? 1 : 0;
-        kept += is_dead(s, row[b]) ? 0 : 1;
       }
-      most = std::max(most, Evictor::scatters ? (live + block_tokens - 1) / block_tokens : kept);
+      most = std::max(most, (live + block_tokens - 1) / block_tokens);
     }
     return most;
+  }
+
+  // --- joining of short blocks, where survivors do not scatter
+
+  /// A block that joining makes: the live tokens of 64 positions from `first`.
+  struct Joined {
+    std::int64_t first = 0;
+    std::vector<std::size_t> sources;  ///< old blocks with tokens in it
+    bool whole = false;                ///< one old block with all its live tokens
+  };
+  [[nodiscard]] std::vector<Joined> joined(const PlainSequence& s,
+                                           const std::vector<PlainBlock>& row) const {
+    std::map<std::int64_t, std::size_t> blocks;  // by position
+    std::map<std::size_t, std::size_t> size;     // positions of a block
+    for (std::size_t b = 0; b < static_cast<std::size_t>(sealed_blocks(s, row)); ++b) {
+      for (const auto& tokens : row[b].units) {
+        for (const PlainToken& t : tokens) {
+          if (t.live && blocks.emplace(t.position, b).second) ++size[b];
+        }
+      }
+    }
+    std::vector<Joined> result;
+    for (auto at = blocks.begin(); at != blocks.end();) {
+      Joined own;
+      own.first = at->first;
+      std::size_t positions = 0;
+      for (; at != blocks.end() && at->first < own.first + block_tokens; ++at, ++positions) {
+        if (own.sources.empty() || own.sources.back() != at->second) {
+          own.sources.push_back(at->second);
+        }
+      }
+      own.whole = own.sources.size() == 1 && size[own.sources[0]] == positions;
+      result.push_back(own);
+    }
+    return result;
+  }
+  [[nodiscard]] std::int64_t live_blocks(const PlainSequence& s,
+                                         const std::vector<PlainBlock>& row) const {
+    return sealed_blocks(s, row) -
+           std::count_if(row.begin(), row.end(), [&](auto& b) { return is_dead(s, b); });
+  }
+
+  void take_page(CompactPlan* plan) const {
+    --plan->pages_returned;
+    if (L::paged) plan->pages_needed = std::max(plan->pages_needed, -plan->pages_returned);
+  }
+  void give_page(const PlainBlock& block, CompactPlan* plan) const {
+    if (!L::paged || block.page.use_count() == 1) ++plan->pages_returned;
+  }
+  void plan_join(const PlainSequence& s, const std::vector<PlainBlock>& row,
+                 CompactPlan* plan) const {
+    const auto blocks = joined(s, row);
+    const bool rewrites = static_cast<std::int64_t>(blocks.size()) < live_blocks(s, row);
+    const auto sealed = static_cast<std::size_t>(sealed_blocks(s, row));
+    std::vector<bool> stays(sealed, false);
+    std::size_t next = 0;  // old blocks before it are given up or stay
+    const auto give_up_to = [&](std::size_t end) {
+      for (; next < end; ++next) {
+        const bool goes = rewrites ? !stays[next] : is_dead(s, row[next]);
+        if (goes) give_page(row[next], plan);
+      }
+    };
+    for (const Joined& block : blocks) {
+      give_up_to(block.sources[0]);
+      if (block.whole) stays[block.sources[0]] = true;
+      if (!rewrites || block.whole) continue;
+      take_page(plan);
+      for (const std::size_t b : block.sources) {
+        for (const auto& tokens : row[b].units) {
+          for (const PlainToken& t : tokens) {
+            const std::int64_t place = t.position - block.first;
+            plan->tokens_moved += t.live && place >= 0 && place < block_tokens ? 1 : 0;
+          }
+        }
+      }
+    }
+    give_up_to(sealed);
+  }
+
+  /// Returns whether anything was rewritten.
+  bool join(const PlainSequence& s, std::vector<PlainBlock>& row) {
+    const auto blocks = joined(s, row);
+    if (static_cast<std::int64_t>(blocks.size()) >= live_blocks(s, row)) {
+      std::erase_if(row, [&](auto& b) { return is_dead(s, b); });
+      return false;
+    }
+    std::vector<PlainBlock> fresh;
+    for (const Joined& block : blocks) {
+      if (block.whole) {
+        fresh.push_back(row[block.sources[0]]);
+        continue;
+      }
+      PlainBlock own;
+      own.first.assign(per_row(), block.first);
+      own.units.resize(per_row());
+      if (L::paged) own.page = make_page();
+      for (std::size_t u = 0; u < per_row(); ++u) {
+        auto& tokens = own.units[u];
+        std::vector<std::size_t> places;
+        for (const std::size_t b : block.sources) {
+          for (const PlainToken& t : row[b].units[u]) {
+            const std::int64_t place = t.position - block.first;
+            if (!t.live || place < 0 || place >= block_tokens) continue;
+            tokens.push_back(t);
+            places.push_back(static_cast<std::size_t>(place));
+          }
+        }
+        if (!moves_exactly && !tokens.empty()) decode(tokens, 0, tokens.size(), true, places);
+      }
+      fresh.push_back(std::move(own));
+    }
+    row.erase(row.begin(), row.begin() + static_cast<std::ptrdiff_t>(sealed_blocks(s, row)));
+    row.insert(row.begin(), fresh.begin(), fresh.end());
+    return true;
+  }
+
+  // --- shortening
+
+  /// An open policy fills the newest block of a row; one that another sequence has is copied first.
+  [[nodiscard]] bool must_copy_newest(const PlainSequence& s,
+                                      const std::vector<PlainBlock>& row) const {
+    return L::paged && shape_.open && s.length > s.sealed_end && row.back().page.use_count() > 1;
+  }
+  /// Where an open policy goes on that was cut at `length`: in the block there, if all rows have it
+  /// with its places in order.
+  [[nodiscard]] std::int64_t reopened(const PlainSequence& s, std::int64_t length) const {
+    if (!shape_.open || s.rows[0].empty()) return length;
+    const std::int64_t first = s.rows[0].back().first[0];
+    for (const auto& row : s.rows) {
+      if (row.empty() || !row.back().in_order) return length;
+      for (const std::int64_t own : row.back().first) {
+        if (own != first) return length;
+      }
+    }
+    return length < first + block_tokens ? first : length;
   }
 
   void shrink(int i, std::int64_t length) {
@@ -407,13 +554,14 @@ class PlainModel {
         for (auto& tokens : b.units) {
           std::erase_if(tokens, [&](const PlainToken& t) { return t.position >= length; });
         }
+        for (std::int64_t& first : b.first) first = std::min(first, length - 1);
         if (exact && !shape_.open && b.first[0] >= sealed_end) b.page = nullptr;
       }
     }
     if (exact) {
       s.sealed_end = sealed_end;
     } else {
-      s.origin = s.sealed_end = s.exact_begin = length;
+      s.origin = s.sealed_end = s.exact_begin = reopened(s, length);
     }
     s.length = length;
   }
@@ -458,14 +606,16 @@ class PlainModel {
 
   /// Fills in what tokens [begin, end) of a block decode to: by the codec's contract a function of
   /// the token (per token) or of the 64 tokens (per channel). `again`: from what they decode to
-  /// now.
-  void decode(std::vector<PlainToken>& tokens, std::size_t begin, std::size_t end, bool again) {
+  /// now. `places` in the block: one after another, if empty.
+  void decode(std::vector<PlainToken>& tokens, std::size_t begin, std::size_t end, bool again,
+              const std::vector<std::size_t>& places = {}) {
     std::vector<std::shared_ptr<PlainVectors>> fresh;
     for (std::size_t t = begin; t < end; ++t) {
       fresh.push_back(std::make_shared<PlainVectors>(*tokens[t].data));
     }
-    decode_side<KeyCodec>(Side::key, fresh, again, &PlainVectors::exact_keys, &PlainVectors::keys);
-    decode_side<ValueCodec>(Side::value, fresh, again, &PlainVectors::exact_values,
+    decode_side<KeyCodec>(Side::key, fresh, again, places, &PlainVectors::exact_keys,
+                          &PlainVectors::keys);
+    decode_side<ValueCodec>(Side::value, fresh, again, places, &PlainVectors::exact_values,
                             &PlainVectors::values);
     for (std::size_t t = begin; t < end; ++t) {
       if (shape_.open) {  // sinks are 16-bit also where there is no tail
@@ -479,7 +629,9 @@ class PlainModel {
   using Member = std::vector<float> PlainVectors::*;
   template <class CodecPart>
   void decode_side(Side side, std::vector<std::shared_ptr<PlainVectors>>& tokens, bool again,
-                   Member exact_member, Member decoded_member) const {
+                   const std::vector<std::size_t>& places, Member exact_member,
+                   Member decoded_member) const {
+    const auto place = [&](std::size_t t) { return places.empty() ? t : places[t]; };
     const int width = side == Side::key ? shape_.key_width : shape_.value_width;
     const int streams = side == Side::key ? shape_.unit.key_streams : shape_.unit.value_streams;
     const CodecContext context{side, width};
@@ -497,20 +649,22 @@ class PlainModel {
       std::fill(storage.begin(), storage.end(), 0);
       if constexpr (CanEncodeToken<CodecPart>) {
         for (std::size_t t = 0; t < tokens.size(); ++t) {
-          CodecPart::encode_token(context, source(t), static_cast<int>(t), block);
+          CodecPart::encode_token(context, source(t), static_cast<int>(place(t)), block);
         }
       } else {
         std::vector<float> x(static_cast<std::size_t>(block_tokens * width));
-        for (std::size_t t = 0; t < block_tokens; ++t) {
-          std::copy_n(source(std::min(t, tokens.size() - 1)), width,
-                      x.begin() + static_cast<std::ptrdiff_t>(t * static_cast<std::size_t>(width)));
+        std::size_t t = 0;  // unused places repeat the token before, or the first one
+        for (std::size_t p = 0; p < block_tokens; ++p) {
+          while (t + 1 < tokens.size() && place(t + 1) <= p) ++t;
+          std::copy_n(source(t), width,
+                      x.begin() + static_cast<std::ptrdiff_t>(p * static_cast<std::size_t>(width)));
         }
         CodecPart::encode_block(context, x.data(), block);
       }
       for (std::size_t t = 0; t < tokens.size(); ++t) {
         for (int c = 0; c < width; ++c) {
           ((*tokens[t]).*decoded_member)[offset + static_cast<std::size_t>(c)] =
-              CodecPart::decode(context, block, static_cast<int>(t), c);
+              CodecPart::decode(context, block, static_cast<int>(place(t)), c);
         }
       }
     }

@@ -41,7 +41,8 @@ struct RandomRun {
   std::uint64_t seed = 1;
   int attend_every = 12;
   bool allow_reencoding = true;
-  bool long_steps = false;  ///< mostly steps of up to max_step_tokens
+  bool long_steps = false;        ///< mostly steps of up to max_step_tokens
+  bool deep_truncations = false;  ///< so that exact copies are gone, in sequences that live long
 };
 
 template <Layout L, class P>
@@ -108,6 +109,8 @@ class RandomOperations {
     return trouble_;
   }
 
+  /// Tokens that compact has moved.
+  [[nodiscard]] std::int64_t moved_tokens() const { return moved_; }
   [[nodiscard]] double worst_vectorised() const { return worst_[0]; }
   [[nodiscard]] double worst_oracle() const { return worst_[1]; }
 
@@ -151,9 +154,9 @@ class RandomOperations {
       evict(i);
     } else if (dice < 945) {
       compact(i);
-    } else if (dice < 995) {
+    } else if (dice < (run_.deep_truncations ? 955 : 995)) {
       release(i);
-    } else {
+    } else if (dice >= 995) {
       attach();
     }
   }
@@ -198,8 +201,11 @@ class RandomOperations {
   void truncate(int i) {
     name_ = "truncate";
     const auto length = static_cast<int>(model_->sequence(i).length);
-    const int dropped =
-        random_.below(3) == 0 ? random_.below(length + 1) : std::min(length, random_.below(6));
+    const bool is_deep = random_.below(3) == 0;
+    int dropped = is_deep && run_.deep_truncations ? 110 + random_.below(60)
+                  : is_deep                        ? random_.below(length + 1)
+                                                   : random_.below(6);
+    dropped = std::min(length, dropped);
     expect_ok(cache_->truncate(ids_[i], length - dropped));
     model_->truncate(i, length - dropped);
   }
@@ -238,6 +244,7 @@ class RandomOperations {
     const std::int64_t free = cache_->memory_usage().pages_free;
     expect_ok(cache_->compact(ids_[i], allow).status());
     model_->compact(i);
+    moved_ += expected.tokens_moved;
     expect(cache_->memory_usage().pages_free == free + expected.pages_returned,
            "compact returned another number of pages than planned");
     check_attention(i, 1);
@@ -283,6 +290,9 @@ class RandomOperations {
                   ? cache_->abandon_step()
                   : cache_->commit_step(kind <= 3 ? Span<const int>(accepted) : Span<const int>{}));
     model_->end_step(accepted);
+    if constexpr (Policy::signal == Signal::column_sum) {
+      for (int layer = 0; layer < num_slots; ++layer) observe(layer, parts);
+    }
     appended_[0] = appended_[1] = false;
   }
 
@@ -316,7 +326,6 @@ class RandomOperations {
                      {&keys[row * key_floats], &values[row * value_floats], &gates[row * heads]});
       row += static_cast<std::size_t>(parts[i].tokens);
     }
-    if constexpr (Policy::signal == Signal::column_sum) observe(layer, parts);
     if (random_.below(run_.attend_every) == 0) {
       for (const StepPart& part : parts) attend(part, slot, layer);
     }
@@ -492,6 +501,7 @@ class RandomOperations {
   SequenceId ids_[num_sequences];
   bool appended_[num_slots] = {false, false};
   double worst_[2] = {0, 0};
+  std::int64_t moved_ = 0;
   int attends_ = 0, refusals_ = 0;
   std::string name_, trouble_;
 };

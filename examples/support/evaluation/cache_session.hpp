@@ -119,6 +119,7 @@ class CacheSession final : public Session {
       check(cache_->evict(part_.sequence, tokens).status());
     }
     part_.tokens = tokens;
+    column_sums_.assign(static_cast<std::size_t>(cache_config_.num_layers), {});
     check(cache_->begin_step({&part_, 1}));
   }
 
@@ -142,25 +143,30 @@ class CacheSession final : public Session {
     const Span<const StepPart> parts{&part_, 1};
     workspace_.resize(cpu::attend_workspace_bytes(ref, parts));
     constexpr bool observes = P::signal == Signal::column_sum;
-    if (observes) column_sums_.resize(cache_->column_sum_floats(layer));
+    auto& sums = column_sums_[static_cast<std::size_t>(layer)];
+    if (observes) sums.resize(cache_->column_sum_floats(layer));
     const AttendInputs in{parts,
                           HeadRows::dense(queries, Scalar::f32, shape.query_heads, shape.head_dim)};
     const AttendOutputs out{
         MutableHeadRows::dense(output, Scalar::f32, shape.query_heads, shape.head_dim), nullptr,
-        observes ? column_sums_.data() : nullptr};
+        observes ? sums.data() : nullptr};
     if (config_.pool != nullptr) {
       check(cpu::attend(ref, in, out, workspace_.span(), {},
                         [this](int count, auto&& f) { config_.pool->parallel_for(count, f); }));
     } else {
       check(cpu::attend(ref, in, out, workspace_.span()));
     }
-    if constexpr (observes) {
-      check(cache_->observe(layer, parts, {column_sums_.data(), column_sums_.size()}));
-    }
   }
 
   void commit_step() override {
     check(cache_->commit_step());
+    if constexpr (P::signal == Signal::column_sum) {
+      for (std::size_t layer = 0; layer < column_sums_.size(); ++layer) {
+        const std::vector<float>& sums = column_sums_[layer];
+        if (sums.empty()) continue;  // no attention was asked for
+        check(cache_->observe(static_cast<int>(layer), {&part_, 1}, {sums.data(), sums.size()}));
+      }
+    }
     const int before = length_;
     length_ += part_.tokens;
     const auto due = [&](int every) { return every > 0 && before / every != length_ / every; };
@@ -217,7 +223,7 @@ class CacheSession final : public Session {
   typename Cache::Configs policies_;
   std::vector<ProjectionFactors> factors_;
   AlignedMemory pages_, tails_, state_, workspace_;
-  std::vector<float> column_sums_;
+  std::vector<std::vector<float>> column_sums_;  ///< `[layer]`, of the step in progress
   std::optional<Cache> cache_;
   StepPart part_;
   int length_ = 0;

@@ -4,10 +4,11 @@
 #include <cstdint>
 
 #include "terse/cache/class_store.hpp"
-#include "terse/cache/steps.hpp"
+#include "terse/cache/grid.hpp"
 #include "terse/config.hpp"
 #include "terse/core/head_rows.hpp"
 #include "terse/core/scalar.hpp"
+#include "terse/core/span.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -154,6 +155,48 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
       }
     }
   }
+}
+
+/// Checks one input of an append: `rows` rows of `heads` vectors.
+[[nodiscard]] inline Status check_append_input(const HeadRows& in, std::int64_t rows, int heads,
+                                               int channels) noexcept {
+  if (in.data == nullptr) {
+    return error(StatusCode::null_pointer, "terse::KVCache::append: an input is null");
+  }
+  if ((heads > 1 && in.head_stride < channels) || (rows > 1 && in.row_stride < channels)) {
+    return error(StatusCode::invalid_argument,
+                 "terse::KVCache::append: a stride is smaller than a vector");
+  }
+  if (!all_finite(in, rows, heads, channels)) {
+    return error(StatusCode::not_finite, "terse::KVCache::append: an input holds NaN or infinity");
+  }
+  return {};
+}
+
+/// Appends the tokens of all parts of a step to one slot, or nothing.
+template <class Store>
+Status append_to_slot(Store& store, int slot, Span<const StepPart> parts,
+                      const AppendInputs& in) noexcept {
+  const ClassShape& shape = store.shape;
+  std::int64_t rows = 0;
+  for (const StepPart& part : parts) rows += part.tokens;
+  Status status =
+      check_append_input(in.keys, rows, shape.unit.units * shape.unit.key_streams, shape.key_width);
+  if (status.ok()) {
+    status = check_append_input(in.values, rows, shape.unit.units * shape.unit.value_streams,
+                                shape.value_width);
+  }
+  if constexpr (Store::Ref::policy::signal == Signal::gate_logit) {
+    if (status.ok()) status = check_append_input(in.gate_logits, rows, shape.kv_heads, 1);
+  }
+  if (!status.ok()) return status;
+  const auto r = store.ref(slot);
+  std::int64_t row = 0;
+  for (const StepPart& part : parts) {
+    append_sequence(store, r, part.sequence.index, part.tokens, row, in);
+    row += part.tokens;
+  }
+  return {};
 }
 
 }  // namespace detail

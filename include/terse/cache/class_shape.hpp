@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 
 #include "terse/cache/config.hpp"
 #include "terse/config.hpp"
@@ -54,12 +55,11 @@ struct ClassShape {
   }
   /// Byte offset of a key stream in 16-bit storage with room for `tokens`.
   [[nodiscard]] std::size_t exact_key_offset(int stream, int tokens) const noexcept {
-    return static_cast<std::size_t>(stream * key_width * tokens) * 2;
+    return static_cast<std::size_t>(stream) * static_cast<std::size_t>(key_width * tokens) * 2;
   }
   [[nodiscard]] std::size_t exact_value_offset(int stream, int tokens) const noexcept {
-    return static_cast<std::size_t>((unit.key_streams * key_width + stream * value_width) *
-                                    tokens) *
-           2;
+    return exact_key_offset(unit.key_streams, tokens) +
+           static_cast<std::size_t>(stream) * static_cast<std::size_t>(value_width * tokens) * 2;
   }
   [[nodiscard]] std::size_t exact_bytes(int tokens) const noexcept {
     return exact_value_offset(unit.value_streams, tokens);
@@ -72,6 +72,40 @@ struct ClassShape {
 };
 
 namespace detail {
+
+/// Whether a product of positive numbers is at most `limit`, without overflow.
+[[nodiscard]] constexpr bool product_fits(std::uint64_t limit,
+                                          std::initializer_list<std::uint64_t> factors) noexcept {
+  for (const std::uint64_t f : factors) limit /= f > 0 ? f : 1;
+  return limit > 0;
+}
+
+/// Refuses shapes whose buffers no machine holds, before sizes are computed that would overflow.
+template <class Policy>
+[[nodiscard]] Status check_sizes(const ClassShape& s) noexcept {
+  constexpr std::uint64_t most_bytes = 1ull << 48;
+  constexpr std::uint64_t most_items = 0x7fffffff;
+  const auto n = [](auto value) { return static_cast<std::uint64_t>(value); };
+  constexpr std::uint64_t entry_bytes =
+      block_tokens * (token_state_bytes<typename Policy::evictor> + sizeof(std::uint32_t)) + 16;
+  const bool state_fits = product_fits(
+      most_bytes, {n(s.slots), n(s.sequences), n(s.unit.units), n(s.entries), entry_bytes});
+  const bool tails_fit = product_fits(
+      most_bytes, {n(s.slots), n(s.sequences), n(s.unit.units), n(s.tail_stride_bytes)});
+  if (!state_fits || !tails_fit) {
+    return error(StatusCode::unsupported,
+                 "terse::CacheConfig: a buffer would exceed 2^48 bytes; lower max_sequences, "
+                 "max_tokens, layers or heads");
+  }
+  if (!product_fits(most_items, {n(s.max_step_tokens), n(s.unit_query_heads())}) ||
+      !product_fits(most_items, {n(s.sequences), n(s.unit.units), n(s.entries) / 32 + 1})) {
+    return error(
+        StatusCode::unsupported,
+        "terse::CacheConfig: one attend call would have more than 2^31 rows or work items; "
+        "lower max_step_tokens, max_sequences, max_tokens or heads");
+  }
+  return {};
+}
 
 template <Layout L, class Policy>
 [[nodiscard]] Status make_class_shape(const CacheConfig& config,
@@ -92,6 +126,10 @@ template <Layout L, class Policy>
     return error(StatusCode::invalid_argument,
                  "terse::CacheConfig: num_query_heads must be a multiple of num_kv_heads",
                  config.num_query_heads);
+  }
+  if (config.num_layers > (1 << 16) || config.num_query_heads > (1 << 12)) {
+    return error(StatusCode::unsupported,
+                 "terse::CacheConfig: num_layers is limited to 2^16, num_query_heads to 2^12");
   }
   if (config.head_dim > 1024 || config.max_step_tokens > (1 << 20) ||
       config.max_tokens > (1 << 30)) {
@@ -158,7 +196,7 @@ template <Layout L, class Policy>
   const bool per_head = L::head_paging == HeadPaging::per_head;
   shape.rows = per_head ? shape.unit.units : 1;
   shape.units_per_row = per_head ? 1 : shape.unit.units;
-  // One block more than the tokens need: a truncated sequence continues in a new block.
+  // One block more than the tokens need: with a tail, a truncated sequence continues in a new one.
   shape.entries = ceil_div(config.max_tokens, block_tokens) + 1;
   shape.ring_blocks =
       shape.open ? 0
@@ -174,12 +212,19 @@ template <Layout L, class Policy>
                          : round_up(shape.exact_bytes(sink_block_tokens), record_align_bytes);
   shape.tail_stride_bytes =
       shape.tail_block_bytes * static_cast<std::size_t>(shape.ring_blocks) + shape.sink_bytes;
+  if (Status s = check_sizes<Policy>(shape); !s.ok()) return s;
   const std::int64_t all_pages =
       std::int64_t{shape.slots} * shape.sequences * shape.rows * shape.entries;
   shape.num_pages = L::paged && policy_config.num_pages > 0 ? policy_config.num_pages : all_pages;
   if (policy_config.num_pages < 0 || shape.num_pages > 0x7fffffff) {
     return error(StatusCode::invalid_argument,
                  "terse::PolicyConfig: num_pages must be in 0..2^31-1", policy_config.num_pages);
+  }
+  if (!product_fits(1ull << 48, {static_cast<std::uint64_t>(shape.num_pages), shape.page_bytes})) {
+    return error(StatusCode::unsupported,
+                 "terse::CacheConfig: the pages would exceed 2^48 bytes; set num_pages, or lower "
+                 "max_sequences, max_tokens, layers or heads",
+                 shape.num_pages);
   }
   *out = shape;
   return {};

@@ -86,7 +86,8 @@ struct ClassStore {
     unit_cursors =
         carver.template take<std::int32_t>(static_cast<std::size_t>(shape.unit.units) * 3);
     const int widest = shape.key_width > shape.value_width ? shape.key_width : shape.value_width;
-    vectors = carver.template take<float>(static_cast<std::size_t>(block_tokens * widest));
+    vectors =
+        carver.template take<float>(std::size_t{block_tokens} * static_cast<std::size_t>(widest));
   }
 
   [[nodiscard]] std::size_t pages_bytes() const noexcept {
@@ -141,6 +142,14 @@ struct ClassStore {
     const std::int32_t page = pool.take();
     std::memset(base.pages + static_cast<std::size_t>(page) * shape.page_bytes, 0,
                 shape.page_bytes);
+    return page;
+  }
+
+  /// A fresh page with the bytes of another.
+  [[nodiscard]] std::int32_t copy_page(std::int32_t from) noexcept requires(L::paged) {
+    const std::int32_t page = pool.take();
+    std::memcpy(base.pages + static_cast<std::size_t>(page) * shape.page_bytes,
+                base.pages + static_cast<std::size_t>(from) * shape.page_bytes, shape.page_bytes);
     return page;
   }
 

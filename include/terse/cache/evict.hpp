@@ -1,10 +1,10 @@
-/// Eviction of one policy class: the evictor chooses, pages whose tokens are all dead return.
+/// Eviction: the evictor chooses, pages whose tokens are all dead return.
 #pragma once
 
 #include <bit>
 #include <cstdint>
 
-#include "terse/cache/class_store.hpp"
+#include "terse/cache/cache_state.hpp"
 #include "terse/config.hpp"
 
 namespace terse {
@@ -57,9 +57,10 @@ int drop_dead_entries(Store& store, const typename Store::Ref& r, int sequence, 
   return freed;
 }
 
-/// Lets the evictor choose for every unit of every slot. Returns the pages that became free.
+/// Lets the evictor choose for every unit of every slot of a class. Returns the pages that became
+/// free.
 template <class Store>
-std::int64_t evict_sequence(Store& store, int sequence, const SelectContext& context) {
+std::int64_t evict_tokens(Store& store, int sequence, const SelectContext& context) {
   using Policy = typename Store::Ref::policy;
   using Evictor = typename Policy::evictor;
   std::int64_t freed = 0;
@@ -79,6 +80,22 @@ std::int64_t evict_sequence(Store& store, int sequence, const SelectContext& con
       if constexpr (Store::Ref::layout::paged) freed += drop_dead_entries(store, r, sequence, row);
     }
   }
+  return freed;
+}
+
+template <class State>
+Expected<std::int64_t> evict_sequence(State& state, SequenceId sequence, int incoming_tokens) {
+  if (Status s = state.check_idle(sequence); !s.ok()) return s;
+  if (incoming_tokens < 0) {
+    return error(StatusCode::invalid_argument, "terse::KVCache::evict: incoming_tokens is negative",
+                 incoming_tokens);
+  }
+  std::int64_t freed = 0;
+  state.for_each_store([&](auto& store) {
+    freed +=
+        evict_tokens(store, sequence.index,
+                     SelectContext{state.sequences[sequence.index].length_tokens, incoming_tokens});
+  });
   return freed;
 }
 

@@ -38,7 +38,7 @@ template <class Store>
 }
 
 template <class Store>
-void fork_sequence(Store& store, int source, int target) noexcept {
+void copy_sequence(Store& store, int source, int target) noexcept {
   const ClassShape& shape = store.shape;
   const auto entries = static_cast<std::size_t>(shape.entries);
   store.base.grids[target] = store.base.grids[source];
@@ -51,11 +51,7 @@ void fork_sequence(Store& store, int source, int target) noexcept {
         if constexpr (Store::Ref::layout::paged) {
           const std::int32_t page = r.page_slot(source, row, e);
           if (page != no_page && is_open_entry(store, r, source, row, e)) {
-            const std::int32_t copy = store.pool.take();
-            std::memcpy(r.pages + static_cast<std::size_t>(copy) * shape.page_bytes,
-                        r.pages + static_cast<std::size_t>(page) * shape.page_bytes,
-                        shape.page_bytes);
-            r.page_slot(target, row, e) = copy;
+            r.page_slot(target, row, e) = store.copy_page(page);
           } else {
             if (page != no_page) store.pool.share(page);
             r.page_slot(target, row, e) = page;

@@ -133,6 +133,18 @@ struct KVCacheRef {
     }
   }
 
+  /// Whether every place of (unit, entry) is that of its position counted from the first.
+  [[nodiscard]] bool is_in_order(int sequence, int unit, int entry) const noexcept {
+    if constexpr (scatters) {
+      const std::uint16_t* delta =
+          position_deltas + unit_entry(sequence, unit, entry) * block_tokens;
+      for (int t = 0; t < block_tokens; ++t) {
+        if (delta[t] != t) return false;
+      }
+    }
+    return true;
+  }
+
   /// Tokens that the newest query sees: committed and of the step in progress.
   [[nodiscard]] std::int64_t visible_tokens(int sequence) const noexcept {
     return sequences[sequence].length_tokens + sequences[sequence].pending_tokens;

@@ -1,188 +1,183 @@
-/// Steps of one policy class: reserve, commit, abandon, truncate.
+/// Steps of a cache: begun for all layers or not at all, appended to layer by layer, committed or
+/// abandoned.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
-#include "terse/cache/class_store.hpp"
+#include "terse/cache/append.hpp"
+#include "terse/cache/cache_state.hpp"
+#include "terse/cache/grid.hpp"
 #include "terse/config.hpp"
+#include "terse/core/span.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace detail {
 
-/// 64-token blocks of a grid with origin `origin` that positions below `end` touch.
-[[nodiscard]] inline std::int64_t grid_blocks(std::int64_t origin, std::int64_t end) noexcept {
-  return end <= origin ? 0 : (end - origin + block_tokens - 1) / block_tokens;
-}
-
-/// End of the sealed blocks when `length` tokens are committed.
-template <class Store>
-[[nodiscard]] std::int64_t sealed_end_of(const Store& store, const GridRecord& grid,
-                                         std::int64_t length) noexcept {
-  if (length <= grid.origin) return grid.origin;
-  const std::int64_t whole = store.shape.open
-                                 ? (length - grid.origin) / block_tokens * block_tokens
-                                 : store.shape.tail.sealed_before(length - 1 - grid.origin);
-  const std::int64_t end = grid.origin + whole;
-  return end > grid.sealed_end ? end : grid.sealed_end;
-}
-
-/// Entries per row and pages per slot and row that a step of `tokens` needs.
-struct StepNeed {
-  std::int64_t new_entries = 0;
-  std::int64_t new_pages = 0;
-};
-
-template <class Store>
-[[nodiscard]] StepNeed step_need(const Store& store, int sequence, std::int64_t length,
-                                 int tokens) noexcept {
-  const GridRecord& grid = store.base.grids[sequence];
-  StepNeed need;
-  need.new_entries = grid_blocks(grid.origin, length + tokens) - grid_blocks(grid.origin, length);
-  need.new_pages =
-      store.shape.open
-          ? need.new_entries
-          : (sealed_end_of(store, grid, length + tokens) - grid.sealed_end) / block_tokens;
-  return need;
-}
-
-/// Whether every row of the sequence has room for `new_entries` more.
-template <class Store>
-[[nodiscard]] bool has_room(const Store& store, int sequence, std::int64_t new_entries) noexcept {
-  for (int s = 0; s < store.shape.slots; ++s) {
-    const auto r = store.ref(s);
-    for (int row = 0; row < store.shape.rows; ++row) {
-      if (r.entry_count(sequence, row) + new_entries > store.shape.entries) return false;
-    }
+template <class State>
+[[nodiscard]] Status check_parts(const State& state, Span<const StepPart> parts) noexcept {
+  if (parts.empty() || parts.size() > static_cast<std::size_t>(state.config.max_sequences)) {
+    return error(StatusCode::invalid_argument,
+                 "terse::KVCache::begin_step: between 1 and max_sequences parts",
+                 static_cast<std::int64_t>(parts.size()));
   }
-  return true;
-}
-
-/// Makes the entries of a step and gives pages to the blocks that it will write. Room and free
-/// pages have been checked.
-template <class Store>
-void reserve_step(Store& store, int sequence, std::int64_t length, int tokens) noexcept {
-  GridRecord& grid = store.base.grids[sequence];
-  grid.exact_begin = grid.sealed_end;
-  const std::int64_t end = length + tokens;
-  const std::int64_t sealed_end = sealed_end_of(store, grid, end);
-  const std::int64_t old_blocks = grid_blocks(grid.origin, length);
-  const std::int64_t new_blocks = grid_blocks(grid.origin, end);
-  for (int s = 0; s < store.shape.slots; ++s) {
-    const auto r = store.ref(s);
-    r.appended[sequence] = 0;
-    for (int row = 0; row < store.shape.rows; ++row) {
-      for (std::int64_t b = old_blocks; b < new_blocks; ++b) {
-        store.push_entry(r, sequence, row, grid.origin + b * block_tokens);
-      }
-      if constexpr (Store::Ref::layout::paged) {
-        const int unit = row * store.shape.units_per_row;
-        for (int e = r.entry_count(sequence, row) - 1; e >= 0; --e) {
-          const std::int64_t first = r.first_position(sequence, unit, e);
-          if (first < grid.sealed_end) break;
-          const bool written = store.shape.open || first + block_tokens <= sealed_end;
-          if (written && r.page_slot(sequence, row, e) == no_page) {
-            r.page_slot(sequence, row, e) = store.take_page();
-          }
-        }
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    if (Status s = state.check(parts[i].sequence); !s.ok()) return s;
+    if (parts[i].tokens < 1) {
+      return error(StatusCode::invalid_argument,
+                   "terse::KVCache::begin_step: a part needs at least one token", parts[i].tokens);
+    }
+    if (parts[i].tokens > state.config.max_step_tokens) {
+      return error(StatusCode::too_many_tokens,
+                   "terse::KVCache::begin_step: more tokens than max_step_tokens", parts[i].tokens);
+    }
+    for (std::size_t j = 0; j < i; ++j) {
+      if (parts[j].sequence.index == parts[i].sequence.index) {
+        return error(StatusCode::invalid_argument,
+                     "terse::KVCache::begin_step: a sequence occurs twice",
+                     parts[i].sequence.index);
       }
     }
-  }
-}
-
-/// Clears the live bits of the tokens at `length` and later, in entries that keep earlier ones.
-template <class Ref>
-void clear_from(const Ref& r, int sequence, int unit, int entry, std::int64_t length) noexcept {
-  r.live_mask(sequence, unit, entry) &= r.before(sequence, unit, entry, length);
-}
-
-/// Whether every row still has the entry whose block begins at `first`.
-template <class Store>
-[[nodiscard]] bool all_rows_hold(const Store& store, int sequence, std::int64_t first) noexcept {
-  for (int s = 0; s < store.shape.slots; ++s) {
-    const auto r = store.ref(s);
-    for (int row = 0; row < store.shape.rows; ++row) {
-      int e = r.entry_count(sequence, row) - 1;
-      const int unit = row * store.shape.units_per_row;
-      while (e >= 0 && r.first_position(sequence, unit, e) > first) --e;
-      if (e < 0 || r.first_position(sequence, unit, e) != first) return false;
+    const std::int64_t length = state.sequences[parts[i].sequence.index].length_tokens;
+    if (length + parts[i].tokens > 0x7fffffff) {
+      return error(StatusCode::too_many_tokens,
+                   "terse::KVCache::begin_step: positions are limited to 2^31 - 1", length);
     }
   }
-  return true;
+  return {};
 }
 
-/// Makes `length` the length of the sequence: releases entries and pages beyond it. Blocks whose
-/// exact copies still lie in the tail go back to being unsealed; of older ones only live bits fall,
-/// and the sequence continues in a new block.
+/// Whether lists and pool have room for the parts.
 template <class Store>
-void shrink(Store& store, int sequence, std::int64_t length) noexcept {
-  GridRecord& grid = store.base.grids[sequence];
-  bool exact = length >= (store.shape.open ? grid.sealed_end : grid.exact_begin);
-  std::int64_t sealed_end = length;
-  if (exact) {
-    GridRecord committed = grid;
-    if (!store.shape.open) committed.sealed_end = grid.exact_begin;
-    sealed_end = sealed_end_of(store, committed, length);
-    const std::int64_t unsealed_end = length < grid.sealed_end ? length : grid.sealed_end;
-    for (std::int64_t first = sealed_end; first < unsealed_end; first += block_tokens) {
-      // A block that eviction has released cannot go back to being unsealed.
-      if (!all_rows_hold(store, sequence, first)) sealed_end = first + block_tokens;
+[[nodiscard]] Status check_room(const Store& store, Span<const StepPart> parts) noexcept {
+  std::int64_t pages = 0;
+  for (const StepPart& part : parts) {
+    const int index = part.sequence.index;
+    const StepNeed need =
+        step_need(store, index, store.base.sequences[index].length_tokens, part.tokens);
+    if (!has_room(store, index, need.new_entries)) {
+      return error(
+          StatusCode::too_many_tokens,
+          "terse::KVCache::begin_step: a sequence's list of blocks is full: it would store "
+          "more than max_tokens, blocks that truncate or evict cut counted whole; compact "
+          "joins those",
+          index);
     }
-    exact = sealed_end <= length;
-    if (!exact) sealed_end = length;
+    pages += need.new_pages;
   }
-  for (int s = 0; s < store.shape.slots; ++s) {
-    const auto r = store.ref(s);
-    for (int row = 0; row < store.shape.rows; ++row) {
-      const int unit = row * store.shape.units_per_row;
-      int& count = r.entry_count(sequence, row);
-      for (int e = count - 1; e >= 0; --e) {
-        bool keeps_token = false;
-        for (int u = unit; u < unit + store.shape.units_per_row; ++u) {
-          keeps_token = keeps_token || r.first_position(sequence, u, e) < length;
-          clear_from(r, sequence, u, e, length);
-        }
-        if (!keeps_token) {
-          store.free_entry_page(r, sequence, row, e);
-          --count;
-        } else if (exact && !store.shape.open &&
-                   r.first_position(sequence, unit, e) >= sealed_end) {
-          store.free_entry_page(r, sequence, row, e);
-        }
+  if constexpr (Store::Ref::layout::paged) {
+    if (pages > store.pool.free_pages()) {
+      return error(StatusCode::no_free_pages,
+                   "terse::KVCache::begin_step: the pool lacks pages; detail: pages missing",
+                   pages - store.pool.free_pages());
+    }
+  }
+  return {};
+}
+
+template <class State>
+Status begin_step(State& state, Span<const StepPart> parts) noexcept {
+  if (state.in_step) return inside_step();
+  Status status = check_parts(state, parts);
+  state.for_each_store([&](const auto& store) {
+    if (status.ok()) status = check_room(store, parts);
+  });
+  if (!status.ok()) return status;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    SequenceRecord& record = state.sequences[parts[i].sequence.index];
+    state.for_each_store([&](auto& store) {
+      reserve_step(store, parts[i].sequence.index, record.length_tokens, parts[i].tokens);
+    });
+    record.pending_tokens = parts[i].tokens;
+    state.parts[static_cast<std::int64_t>(i)] = parts[i];
+  }
+  state.num_parts = static_cast<int>(parts.size());
+  for (int s = 0; s < state.total_slots; ++s) state.slot_written[s] = false;
+  state.in_step = true;
+  return {};
+}
+
+template <class State>
+Status append_to_layer(State& state, int layer, const AppendInputs& inputs) noexcept {
+  if (!state.in_step) return outside_step();
+  if (Status s = state.check_layer(layer); !s.ok()) return s;
+  const LayerPlace place = state.places[layer];
+  bool& written = state.slot_written[state.slot_base[place.policy_class] + place.slot];
+  if (written) {
+    return error(StatusCode::already_appended,
+                 "terse::KVCache::append: this step's tokens are already in the layer's slot",
+                 place.slot);
+  }
+  const Span<const StepPart> parts{state.parts.data(), static_cast<std::size_t>(state.num_parts)};
+  Status status{};
+  state.with_store(place.policy_class,
+                   [&](auto& store) { status = append_to_slot(store, place.slot, parts, inputs); });
+  written = status.ok();
+  return status;
+}
+
+template <class State>
+[[nodiscard]] Status check_commit(const State& state, Span<const int> accepted_tokens) noexcept {
+  if (!accepted_tokens.empty() &&
+      accepted_tokens.size() != static_cast<std::size_t>(state.num_parts)) {
+    return error(StatusCode::invalid_argument,
+                 "terse::KVCache::commit_step: one accepted count per part", state.num_parts);
+  }
+  for (int i = 0; i < state.num_parts && !accepted_tokens.empty(); ++i) {
+    const int accepted = accepted_tokens[static_cast<std::size_t>(i)];
+    if (accepted < 0 || accepted > state.parts[i].tokens) {
+      return error(StatusCode::invalid_argument,
+                   "terse::KVCache::commit_step: accepted tokens must be in 0..tokens of the part",
+                   accepted);
+    }
+  }
+  for (int s = 0; s < state.total_slots; ++s) {
+    if (!state.slot_written[s]) {
+      return error(StatusCode::wrong_phase,
+                   "terse::KVCache::commit_step: a slot was not appended to; detail: its number",
+                   s);
+    }
+  }
+  return {};
+}
+
+template <class State>
+Status commit_step(State& state, Span<const int> accepted_tokens) noexcept {
+  if (!state.in_step) return outside_step();
+  if (Status s = check_commit(state, accepted_tokens); !s.ok()) return s;
+  for (int i = 0; i < state.num_parts; ++i) {
+    const int index = state.parts[i].sequence.index;
+    SequenceRecord& record = state.sequences[index];
+    const int accepted = accepted_tokens.empty() ? state.parts[i].tokens
+                                                 : accepted_tokens[static_cast<std::size_t>(i)];
+    const std::int64_t length = record.length_tokens + accepted;
+    state.for_each_store([&](auto& store) {
+      if (accepted == 0) {
+        abandon_reserved(store, index, length);
+      } else {
+        shrink(store, index, length);
       }
-    }
+    });
+    record.length_tokens = length;
+    record.pending_tokens = 0;
   }
-  if (exact) {
-    grid.sealed_end = sealed_end;
-  } else {
-    grid = GridRecord{.origin = length, .sealed_end = length, .exact_begin = length};
-  }
+  state.in_step = false;
+  return {};
 }
 
-/// Takes back what reserve_step gave: the sequence is `length` tokens long again.
-template <class Store>
-void abandon_reserved(Store& store, int sequence, std::int64_t length) noexcept {
-  GridRecord& grid = store.base.grids[sequence];
-  for (int s = 0; s < store.shape.slots; ++s) {
-    const auto r = store.ref(s);
-    for (int row = 0; row < store.shape.rows; ++row) {
-      const int unit = row * store.shape.units_per_row;
-      int& count = r.entry_count(sequence, row);
-      for (int e = count - 1; e >= 0; --e) {
-        const std::int64_t first = r.first_position(sequence, unit, e);
-        if (first < grid.sealed_end) break;
-        if (first >= length) {
-          store.free_entry_page(r, sequence, row, e);
-          --count;
-          continue;
-        }
-        for (int u = unit; u < unit + store.shape.units_per_row; ++u) {
-          clear_from(r, sequence, u, e, length);
-        }
-        if (!store.shape.open) store.free_entry_page(r, sequence, row, e);
-      }
-    }
+template <class State>
+Status abandon_step(State& state) noexcept {
+  if (!state.in_step) return outside_step();
+  for (int i = 0; i < state.num_parts; ++i) {
+    const int index = state.parts[i].sequence.index;
+    SequenceRecord& record = state.sequences[index];
+    state.for_each_store(
+        [&](auto& store) { abandon_reserved(store, index, record.length_tokens); });
+    record.pending_tokens = 0;
   }
+  state.in_step = false;
+  return {};
 }
 
 }  // namespace detail

@@ -519,6 +519,33 @@ template <class Ref>
          static_cast<std::size_t>(splits);
 }
 
+/// The largest attend_workspace_bytes of any call with at most `num_parts` parts of at most
+/// `rows_per_part` query rows each, whatever the sequences hold, now or later: for engines that
+/// allocate once. Exact for calls over full sequences in which one part has all its rows and,
+/// where that many rows are not split, another has few.
+template <class Ref>
+[[nodiscard]] std::size_t max_attend_workspace_bytes(
+    const Ref& r, int num_parts, int rows_per_part, const KernelTable& table = kernels()) noexcept {
+  if (num_parts < 1 || rows_per_part < 1) return 0;
+  const auto item_bytes = [&](int rows) {
+    detail::PartShape p;
+    p.rows = rows;
+    p.vectors = rows * r.shape.unit_query_heads();
+    detail::Arena arena(nullptr);
+    detail::ItemScratch s;
+    detail::carve_item(r, table, p, arena, &s);
+    return arena.used_bytes();
+  };
+  const auto splits = static_cast<std::size_t>(ceil_div(r.shape.entries, split_entries));
+  const std::size_t items =
+      static_cast<std::size_t>(num_parts) * static_cast<std::size_t>(r.shape.unit.units);
+  const int split_rows = std::min(rows_per_part, (unsplit_rows - 1) / r.shape.unit_query_heads());
+  if (split_rows < 1) return item_bytes(rows_per_part) * items;
+  if (num_parts > 1 || split_rows == rows_per_part)
+    return item_bytes(rows_per_part) * items * splits;
+  return items * std::max(item_bytes(rows_per_part), item_bytes(split_rows) * splits);
+}
+
 /// Whether codes are read by a kernel of their own rather than through the codec's `decode`.
 template <class Ref>
 inline constexpr bool is_specialized = BlockReader<typename Ref::policy::key_codec>::specialized&&

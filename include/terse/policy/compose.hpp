@@ -184,7 +184,6 @@ struct Compose {
     return value;
   }();
   static constexpr bool projects = !std::is_same_v<projector, NoProjection>;
-  static constexpr KeyForm key_form = projects ? KeyForm::pre_rope : KeyForm::post_rope;
   static constexpr Signal signal = detail::signal_of<evictor>();
 
   static_assert(detail::CheckParts<key_codec, value_codec, projector, evictor, reindex>::passed);

@@ -41,7 +41,6 @@ enum class Signal : std::uint8_t {
 struct SelectContext {
   std::int64_t length_tokens = 0;  ///< logical length of the sequence
   int incoming_tokens = 0;         ///< tokens that are about to be appended: leave room for them
-  int query_heads = 1;             ///< query heads that read this unit
 };
 
 /// State of an evictor that keeps none.

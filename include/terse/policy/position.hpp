@@ -1,4 +1,4 @@
-/// Where stored keys stand with respect to RoPE, and which positions queries see.
+/// Which positions queries see. Keys are stored after RoPE, latents of keys before it.
 #pragma once
 
 #include <cstdint>
@@ -7,11 +7,6 @@
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
-
-enum class KeyForm : std::uint8_t {
-  post_rope,  ///< keys are stored rotated to their logical position
-  pre_rope,   ///< keys are stored before RoPE and rotated inside attention
-};
 
 enum class Reindex : std::uint8_t {
   original,     ///< distances are those of the text

@@ -15,6 +15,7 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 /// `granule * floor(max(0, p + 1 - min_tokens) / granule)` are read decoded, the rest as 16-bit.
 /// `min_tokens = 0` with codecs that encode token by token means: no tail, everything decoded.
 struct TailSpec {
+  static constexpr int max_exact_tokens = 1 << 20;
   int min_tokens = 0;                 ///< newest tokens that are always exact
   int granule_tokens = block_tokens;  ///< sealing happens in steps of this many tokens (k * 64)
   int sink_tokens = 0;                ///< first tokens of a sequence kept exact for ever, 0..16
@@ -28,6 +29,11 @@ struct TailSpec {
       return error(StatusCode::invalid_argument,
                    "terse::TailSpec: granule_tokens must be a positive multiple of 64",
                    granule_tokens);
+    }
+    if (min_tokens > max_exact_tokens || granule_tokens > max_exact_tokens) {
+      return error(StatusCode::unsupported,
+                   "terse::TailSpec: min_tokens and granule_tokens are limited to 2^20",
+                   min_tokens > granule_tokens ? min_tokens : granule_tokens);
     }
     if (sink_tokens < 0 || sink_tokens > 16) {
       return error(StatusCode::invalid_argument, "terse::TailSpec: sink_tokens must be in 0..16",
@@ -44,7 +50,7 @@ struct TailSpec {
 
   /// Most tokens that lie in the tail when steps add up to `max_step_tokens`.
   [[nodiscard]] constexpr std::int64_t capacity_tokens(int max_step_tokens) const noexcept {
-    return min_tokens + granule_tokens - 1 + max_step_tokens;
+    return std::int64_t{min_tokens} + granule_tokens - 1 + max_step_tokens;
   }
 };
 

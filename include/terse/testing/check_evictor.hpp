@@ -61,7 +61,7 @@ class EvictedUnit {
     }
     std::vector<std::uint64_t> scratch(items.size() + 8, guard);
     List list(items, live_.data() + 1, states_.data(), {scratch.data() + 4, items.size()});
-    E::select(list, params, SelectContext{length_, incoming_tokens, 1});
+    E::select(list, params, SelectContext{length_, incoming_tokens});
     for (std::size_t i = 0; i < 4; ++i) {
       scratch_intact_ =
           scratch_intact_ && scratch[i] == guard && scratch[scratch.size() - 1 - i] == guard;

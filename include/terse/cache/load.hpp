@@ -1,0 +1,242 @@
+/// Loading of one sequence: saved bytes are checked before anything is believed.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "terse/cache/cache_state.hpp"
+#include "terse/cache/fingerprint.hpp"
+#include "terse/cache/grid.hpp"
+#include "terse/cache/saved_format.hpp"
+#include "terse/cache/sequences.hpp"
+#include "terse/config.hpp"
+#include "terse/core/span.hpp"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace detail {
+
+/// Reads a payload piece by piece, never beyond its end.
+class PayloadReader {
+ public:
+  PayloadReader(const std::byte* data, std::uint64_t bytes) noexcept : data_(data), left_(bytes) {}
+  /// The next `n` bytes, or null.
+  [[nodiscard]] const std::byte* skip(std::size_t n) noexcept {
+    if (left_ < n) return nullptr;
+    const std::byte* at = data_;
+    data_ += n;
+    left_ -= n;
+    return at;
+  }
+  template <class T>
+  [[nodiscard]] bool read(T* out) noexcept {
+    const std::byte* at = skip(sizeof(T));
+    if (at != nullptr) std::memcpy(out, at, sizeof(T));
+    return at != nullptr;
+  }
+  [[nodiscard]] bool at_end() const noexcept { return left_ == 0; }
+
+ private:
+  const std::byte* data_;
+  std::uint64_t left_;
+};
+
+template <class T>
+[[nodiscard]] T load_at(const std::byte* array, std::size_t i) noexcept {
+  T value;
+  std::memcpy(&value, array + i * sizeof(T), sizeof(T));
+  return value;
+}
+
+/// Whether the grid of a loaded sequence could have come about.
+[[nodiscard]] inline bool is_possible_grid(const GridRecord& grid, std::int64_t length) noexcept {
+  return grid.origin >= 0 && grid.origin <= grid.exact_begin &&
+         grid.exact_begin <= grid.sealed_end && grid.sealed_end <= length &&
+         (grid.exact_begin - grid.origin) % block_tokens == 0 &&
+         (grid.sealed_end - grid.origin) % block_tokens == 0;
+}
+
+/// Whether the masks and positions of a unit's entries could have come about: sealed entries in
+/// order before the grid's open part, that part on the grid, no live token at `length` or later.
+template <bool Scatters>
+[[nodiscard]] bool are_possible_entries(PayloadReader& in, const GridRecord& grid,
+                                        std::int64_t length, std::size_t count,
+                                        std::size_t sealed) noexcept {
+  const std::byte* live = in.skip(count * sizeof(std::uint64_t));
+  const std::byte* firsts = in.skip(count * sizeof(std::int32_t));
+  const std::byte* deltas = Scatters ? in.skip(count * block_tokens * sizeof(std::uint16_t)) : live;
+  if (live == nullptr || firsts == nullptr || deltas == nullptr) return false;
+  std::int64_t previous = 0;
+  for (std::size_t e = 0; e < count; ++e) {
+    const std::int64_t first = load_at<std::int32_t>(firsts, e);
+    const std::int64_t on_grid =
+        grid.sealed_end + static_cast<std::int64_t>(e - sealed) * block_tokens;
+    if (e < sealed ? first < previous || first >= grid.sealed_end : first != on_grid) return false;
+    previous = first;
+    std::int64_t last_delta = 0;
+    for (std::size_t t = 0; t < block_tokens; ++t) {
+      const std::int64_t delta = Scatters ? load_at<std::uint16_t>(deltas, e * block_tokens + t)
+                                          : static_cast<std::int64_t>(t);
+      if (delta < last_delta) return false;
+      last_delta = delta;
+      const bool is_live = (load_at<std::uint64_t>(live, e) >> t & 1u) != 0;
+      if (is_live && first + delta >= length) return false;
+    }
+  }
+  return true;
+}
+
+/// Pages that a payload's entries need; -1 if it contradicts itself.
+template <class Store>
+[[nodiscard]] std::int64_t count_payload_pages(const Store& store, const std::byte* data,
+                                               std::uint64_t bytes, std::int64_t length) noexcept {
+  using Ref = typename Store::Ref;
+  const ClassShape& shape = store.shape;
+  PayloadReader in(data, bytes);
+  std::int64_t pages = 0;
+  GridRecord grid;
+  if (!in.read(&grid) || !is_possible_grid(grid, length)) return -1;
+  const std::int64_t open_entries =
+      grid_blocks(grid.origin, length) - (grid.sealed_end - grid.origin) / block_tokens;
+  for (int s = 0; s < shape.slots; ++s) {
+    for (int row = 0; row < shape.rows; ++row) {
+      std::int32_t count = 0;
+      if (!in.read(&count) || count < open_entries || count > shape.entries) return -1;
+      for (std::int32_t e = 0; e < count; ++e) {
+        std::uint8_t has_block = 0;
+        if (!in.read(&has_block) || has_block > 1) return -1;
+        const bool must_have = !Ref::layout::paged || shape.open || e < count - open_entries;
+        if (must_have != (has_block == 1)) return -1;
+        if (has_block == 1 && in.skip(shape.page_bytes) == nullptr) return -1;
+        pages += has_block;
+      }
+      const auto n = static_cast<std::size_t>(count);
+      for (int u = 0; u < shape.units_per_row; ++u) {
+        if (!are_possible_entries<Ref::scatters>(in, grid, length, n,
+                                                 n - static_cast<std::size_t>(open_entries))) {
+          return -1;
+        }
+        constexpr std::size_t state_bytes = token_state_bytes<typename Ref::policy::evictor>;
+        if (in.skip(n * block_tokens * state_bytes) == nullptr) return -1;
+      }
+    }
+    const auto units = static_cast<std::size_t>(shape.unit.units);
+    if (in.skip(units * shape.tail_stride_bytes) == nullptr) return -1;
+  }
+  return in.at_end() ? pages : -1;
+}
+
+/// Fills an empty sequence from a payload that count_payload_pages accepted; pages are available.
+template <class Store>
+void read_payload(Store& store, int sequence, const std::byte* in) {
+  const auto get = [&](void* to, std::size_t n) {
+    std::memcpy(to, in, n);
+    in += n;
+  };
+  walk_sequence(store, sequence, get, [&](const auto& r, int row, int entry) {
+    std::uint8_t has_block = 0;
+    get(&has_block, 1);
+    if constexpr (Store::Ref::layout::paged) {
+      r.page_slot(sequence, row, entry) = has_block != 0 ? store.take_page() : no_page;
+    }
+    if (has_block != 0) {
+      get(r.block(sequence, row * store.shape.units_per_row, entry), store.shape.page_bytes);
+    }
+  });
+}
+
+/// Checks the class section at `*at` and moves behind it.
+template <class Store>
+[[nodiscard]] Status check_payload(Store& store, Span<const std::byte> in, std::int64_t length,
+                                   std::size_t* at) noexcept {
+  ClassHeader own;
+  if (in.size() - *at < sizeof own) {
+    return error(StatusCode::corrupt_data, "terse::KVCache::load: a section is cut off");
+  }
+  std::memcpy(&own, in.data() + *at, sizeof own);
+  *at += sizeof own;
+  if (own.identity != class_identity(store)) {
+    return error(StatusCode::mismatch,
+                 "terse::KVCache::load: saved under another layout, policy or shape");
+  }
+  if (own.payload_bytes > in.size() - *at) {
+    return error(StatusCode::corrupt_data, "terse::KVCache::load: a section is cut off");
+  }
+  const std::byte* payload = in.data() + *at;
+  if (fingerprint(payload, static_cast<std::size_t>(own.payload_bytes)) != own.checksum) {
+    return error(StatusCode::corrupt_data, "terse::KVCache::load: a checksum does not match");
+  }
+  const std::int64_t pages = count_payload_pages(store, payload, own.payload_bytes, length);
+  if (pages < 0) {
+    return error(StatusCode::corrupt_data,
+                 "terse::KVCache::load: the lengths in a section contradict each other");
+  }
+  if constexpr (Store::Ref::layout::paged) {
+    if (pages > store.pool.free_pages()) {
+      return error(StatusCode::no_free_pages,
+                   "terse::KVCache::load: the pool lacks pages; detail: pages missing",
+                   pages - store.pool.free_pages());
+    }
+  }
+  *at += static_cast<std::size_t>(own.payload_bytes);
+  return {};
+}
+
+template <class State>
+[[nodiscard]] Expected<SequenceId> load_sequence(State& state, Span<const std::byte> in,
+                                                 std::uint64_t model_fingerprint) noexcept {
+  if (state.in_step) return inside_step();
+  SaveHeader header;
+  if (in.data() == nullptr || in.size() < sizeof header) {
+    return error(StatusCode::corrupt_data, "terse::KVCache::load: no room for a header");
+  }
+  std::memcpy(&header, in.data(), sizeof header);
+  SaveHeader unsigned_header = header;
+  unsigned_header.checksum = 0;
+  if (header.magic != save_magic) {
+    return error(StatusCode::corrupt_data, "terse::KVCache::load: not a saved sequence");
+  }
+  if (header.version != save_version) {
+    return error(StatusCode::mismatch, "terse::KVCache::load: another format version",
+                 header.version);
+  }
+  if (fingerprint(&unsigned_header, sizeof unsigned_header) != header.checksum ||
+      header.total_bytes != in.size() || header.length_tokens < 0 ||
+      header.length_tokens > 0x7fffffff) {
+    return error(StatusCode::corrupt_data,
+                 "terse::KVCache::load: the header is damaged or the "
+                 "bytes are cut off");
+  }
+  if (header.model_fingerprint != model_fingerprint) {
+    return error(StatusCode::mismatch, "terse::KVCache::load: saved for another model");
+  }
+  if (header.num_classes != static_cast<std::uint32_t>(State::num_classes)) {
+    return error(StatusCode::mismatch, "terse::KVCache::load: another number of policy classes",
+                 header.num_classes);
+  }
+  Status status{};
+  std::size_t at = sizeof header;
+  state.for_each_store([&](auto& store) {
+    if (status.ok()) status = check_payload(store, in, header.length_tokens, &at);
+  });
+  if (status.ok() && at != in.size()) {
+    status = error(StatusCode::corrupt_data, "terse::KVCache::load: bytes are left over");
+  }
+  if (!status.ok()) return status;
+  Expected<SequenceId> sequence = create_sequence(state);
+  if (!sequence.ok()) return sequence;
+  at = sizeof header;
+  state.for_each_store([&](auto& store) {
+    ClassHeader own;
+    std::memcpy(&own, in.data() + at, sizeof own);
+    read_payload(store, sequence->index, in.data() + at + sizeof own);
+    at += sizeof own + static_cast<std::size_t>(own.payload_bytes);
+  });
+  state.sequences[sequence->index].length_tokens = header.length_tokens;
+  return sequence;
+}
+
+}  // namespace detail
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
