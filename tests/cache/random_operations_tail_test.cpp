@@ -50,7 +50,7 @@ TEST_CASE("blocks cut behind a short tail, KIVI-4, paged", "[random_operations]"
                                                  .deep_truncations = true},
                                                 {});
   REQUIRE(run.go() == "");
-  CHECK(run.moved_tokens() > 1000);
+  if (operation_divisor == 1) CHECK(run.moved_tokens() > 1000);
 }
 
 TEST_CASE("blocks cut behind a short tail, rotated int4, pages per head", "[random_operations]") {
@@ -63,7 +63,7 @@ TEST_CASE("blocks cut behind a short tail, rotated int4, pages per head", "[rand
        .deep_truncations = true},
       {.tail = TailSpec{.min_tokens = 1, .granule_tokens = 64, .sink_tokens = 2}});
   REQUIRE(run.go() == "");
-  CHECK(run.moved_tokens() > 1000);
+  if (operation_divisor == 1) CHECK(run.moved_tokens() > 1000);
 }
 
 TEST_CASE("blocks cut behind a short tail, int8 with a window, contiguous", "[random_operations]") {
@@ -76,5 +76,5 @@ TEST_CASE("blocks cut behind a short tail, int8 with a window, contiguous", "[ra
        .deep_truncations = true},
       {.eviction = {.sink_tokens = 3, .window_tokens = 150}, .tail = TailSpec{.min_tokens = 1}});
   REQUIRE(run.go() == "");
-  CHECK(run.moved_tokens() > 1000);
+  if (operation_divisor == 1) CHECK(run.moved_tokens() > 1000);
 }
