@@ -87,9 +87,10 @@ TEST_CASE("unused places of a compacted block of sinks receive nothing", "[atten
   using P = Compose<Int8, H2O>;
   Driver<PagedLayout<HeadPaging::per_head>, P> d(
       config(), {.eviction = {.heavy_tokens = 8, .recent_tokens = 1, .sink_tokens = 8},
-                 .tail = TailSpec{.sink_tokens = 8}});
+                 .tail = TailSpec{1, 64, 8}});
   const SequenceId s = d.create();
-  REQUIRE(d.fill(s, 64, 64).ok());
+  // Long enough for the tail to have lost its exact copies of the first block.
+  REQUIRE(d.fill(s, 300, 64).ok());
   REQUIRE(d.cache.truncate(s, 5).ok());
   REQUIRE(d.fill(s, 134, 64).ok());
   REQUIRE(d.cache.evict(s).ok());
