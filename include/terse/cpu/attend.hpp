@@ -541,8 +541,9 @@ template <class Ref>
       static_cast<std::size_t>(num_parts) * static_cast<std::size_t>(r.shape.unit.units);
   const int split_rows = std::min(rows_per_part, (unsplit_rows - 1) / r.shape.unit_query_heads());
   if (split_rows < 1) return item_bytes(rows_per_part) * items;
-  if (num_parts > 1 || split_rows == rows_per_part)
+  if (num_parts > 1 || split_rows == rows_per_part) {
     return item_bytes(rows_per_part) * items * splits;
+  }
   return items * std::max(item_bytes(rows_per_part), item_bytes(split_rows) * splits);
 }
 
