@@ -7,25 +7,54 @@
 #define TERSE_HOST_DEVICE
 #endif
 
-#if defined(__FAST_MATH__)
+#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
 #error "terse: compile without -ffast-math; stored codes and NaN checks rely on IEEE arithmetic."
 #endif
 
 // Everything lives in an inline namespace named by the flags that change generated code, so that
 // translation units built for different instruction sets never share one definition.
 #if defined(__AVX512BW__)
-#define TERSE_FLAGS_NAMESPACE built_for_avx512bw
+#define TERSE_FLAG_VECTORS avx512bw
 #elif defined(__AVX512F__)
-#define TERSE_FLAGS_NAMESPACE built_for_avx512
+#define TERSE_FLAG_VECTORS avx512
 #elif defined(__FMA__)
-#define TERSE_FLAGS_NAMESPACE built_for_fma
+#define TERSE_FLAG_VECTORS fma
 #elif defined(__AVX2__)
-#define TERSE_FLAGS_NAMESPACE built_for_avx2
+#define TERSE_FLAG_VECTORS avx2
 #elif defined(__AVX__)
-#define TERSE_FLAGS_NAMESPACE built_for_avx
+#define TERSE_FLAG_VECTORS avx
+#elif defined(__SSE4_2__)
+#define TERSE_FLAG_VECTORS sse4_2
+#elif defined(__SSE4_1__)
+#define TERSE_FLAG_VECTORS sse4_1
+#elif defined(__SSE3__)
+#define TERSE_FLAG_VECTORS sse3
 #else
-#define TERSE_FLAGS_NAMESPACE built_for_baseline
+#define TERSE_FLAG_VECTORS baseline
 #endif
+#if defined(__AVX512VPOPCNTDQ__)
+#define TERSE_FLAG_COUNTS _vpopcnt
+#elif defined(__POPCNT__)
+#define TERSE_FLAG_COUNTS _popcnt
+#else
+#define TERSE_FLAG_COUNTS
+#endif
+#if defined(__BMI2__)
+#define TERSE_FLAG_BITS _bmi2
+#elif defined(__BMI__) || defined(__LZCNT__)
+#define TERSE_FLAG_BITS _bmi
+#else
+#define TERSE_FLAG_BITS
+#endif
+#if defined(__AVX512VNNI__)
+#define TERSE_FLAG_PRODUCTS _vnni
+#else
+#define TERSE_FLAG_PRODUCTS
+#endif
+#define TERSE_JOIN_EXPANDED(a, b, c, d) built_for_##a##b##c##d
+#define TERSE_JOIN(a, b, c, d) TERSE_JOIN_EXPANDED(a, b, c, d)
+#define TERSE_FLAGS_NAMESPACE \
+  TERSE_JOIN(TERSE_FLAG_VECTORS, TERSE_FLAG_COUNTS, TERSE_FLAG_BITS, TERSE_FLAG_PRODUCTS)
 
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__)) && !defined(__CUDA_ARCH__)
 #define TERSE_X86_DISPATCH 1

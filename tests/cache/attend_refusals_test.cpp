@@ -99,6 +99,13 @@ TEST_CASE("attach recognises its own buffers only") {
   CacheConfig other = small_config();
   other.max_tokens = 64;
   CHECK(Cache::attach(other, fixture.buffers.view()).status().code == StatusCode::mismatch);
+  other = small_config();
+  other.rope.base = 5000;
+  CHECK(Cache::attach(other, fixture.buffers.view()).status().code == StatusCode::mismatch);
+  other = small_config();
+  const LayerPlace swapped[] = {{1, 0}, {0, 0}};
+  other.layers = swapped;
+  CHECK(Cache::attach(other, fixture.buffers.view()).status().code == StatusCode::mismatch);
   using Q8 = KVCache<PagedLayout<>, Q8_0>;
   const auto q8_plan = Q8::plan(small_config());
   REQUIRE(q8_plan.ok());
@@ -111,6 +118,46 @@ TEST_CASE("attach recognises its own buffers only") {
   REQUIRE(fixture.cache.begin_step({&part, 1}).ok());
   CHECK(Cache::attach(small_config(), fixture.buffers.copy().view()).status().code ==
         StatusCode::wrong_phase);
+}
+
+TEST_CASE("attach refuses buffers whose tails have another size") {
+  CacheConfig longer = small_config();
+  longer.max_step_tokens = 200;
+  CacheFixture<PagedLayout<>, Kivi2> fixture(longer);
+  CHECK(
+      KVCache<PagedLayout<>, Kivi2>::attach(small_config(), fixture.buffers.view()).status().code ==
+      StatusCode::mismatch);
+}
+
+TEST_CASE("rows whose exact copies are gone are refused, not read decoded") {
+  CacheConfig config = small_config();
+  config.max_tokens = 640;
+  config.max_step_tokens = 64;
+  CacheFixture<PagedLayout<>, Kivi2> fixture(config);
+  const auto sequence = fixture.cache.create_sequence();
+  REQUIRE(sequence.ok());
+  const auto step = [&](int tokens, bool commit) {
+    const StepPart part{*sequence, tokens};
+    REQUIRE(fixture.cache.begin_step({&part, 1}).ok());
+    const std::vector<float> x = Random(5).normals(static_cast<std::size_t>(tokens * 16));
+    const HeadRows rows = HeadRows::dense(x.data(), Scalar::f32, 1, 16);
+    for (int layer = 0; layer < 2; ++layer) {
+      REQUIRE(fixture.cache.append(layer, {rows, rows, {}}).ok());
+    }
+    REQUIRE((commit ? fixture.cache.commit_step() : fixture.cache.abandon_step()).ok());
+  };
+  const auto attend_code = [&](int rows) {
+    const StepPart part{*sequence, rows};
+    const std::vector<float> q = Random(6).normals(static_cast<std::size_t>(rows * 32));
+    return run_attend(fixture.cache.layer(0), {&part, 1}, q, Path::vectorised).status.code;
+  };
+  for (int i = 0; i < 4; ++i) step(64, true);
+  step(1, true);
+  // The oldest of 64 rows, at position 193, reads tokens from 128 on exactly.
+  CHECK(attend_code(64) == StatusCode::ok);
+  step(64, false);  // takes the places of tokens 128 to 191 in the tail
+  CHECK(attend_code(64) == StatusCode::would_be_lossy);
+  CHECK(attend_code(1) == StatusCode::ok);
 }
 
 TEST_CASE("a cache gives back the configuration it was made with") {

@@ -40,7 +40,8 @@ namespace {
 
 using Evicting = Compose<Int4Rotated, H2O>;
 
-/// Allocations of a life: steps, attention, statistics, eviction, compaction, rollback, fork.
+/// Allocations of a life: steps, attention, statistics, eviction, compaction, rollback, fork,
+/// saving.
 template <class Policy>
 long allocations_of_a_life() {
   const CacheConfig config{.num_query_heads = 4,
@@ -48,13 +49,15 @@ long allocations_of_a_life() {
                            .head_dim = 64,
                            .max_sequences = 2,
                            .max_tokens = 640,
-                           .max_step_tokens = 64};
+                           .max_step_tokens = 64,
+                           .rope = {.rotary_dim = 64}};
   CacheFixture<PagedLayout<>, Policy> fixture(config);
   auto& cache = fixture.cache;
   Random random(3);
   const std::vector<float> keys = random.normals(64 * 2 * 64);
   const std::vector<float> queries = random.normals(4 * 64);
-  std::vector<float> output(queries.size());
+  std::vector<float> output(queries.size()), sums(cache.column_sum_floats(0));
+  std::vector<std::byte> saved(std::size_t{1} << 20);
   AlignedBytes workspace(std::size_t{1} << 20);
 
   const long before = allocations;
@@ -72,10 +75,21 @@ long allocations_of_a_life() {
          cache.commit_step().ok();
     const auto ref = cache.layer(0);
     ok = ok && cpu::attend_workspace_bytes(ref, {&one, 1}) <= workspace.span().size() &&
-         cpu::attend(ref, {{&one, 1}, HeadRows::dense(queries.data(), Scalar::f32, 4, 64)},
-                     {MutableHeadRows::dense(output.data(), Scalar::f32, 4, 64)}, workspace.span())
+         cpu::attend(
+             ref, {{&one, 1}, HeadRows::dense(queries.data(), Scalar::f32, 4, 64)},
+             {MutableHeadRows::dense(output.data(), Scalar::f32, 4, 64), nullptr, sums.data()},
+             workspace.span())
              .ok();
+    if constexpr (PolicyOf<Policy>::signal == Signal::column_sum) {
+      ok = ok && cache.observe(0, {&one, 1}, {sums.data(), sums.size()}).ok();
+    }
   }
+  ok = ok && cache.begin_step({&one, 1}).ok() && cache.abandon_step().ok();
+  const auto bytes = cache.saved_bytes(*sequence);
+  ok = ok && bytes.ok() && *bytes <= saved.size() &&
+       cache.save(*sequence, 1, {saved.data(), *bytes}).ok();
+  const auto loaded = cache.load({saved.data(), *bytes}, 1);
+  ok = ok && loaded.ok() && cache.release(*loaded).ok();
   const auto fork = cache.fork(*sequence);
   ok = ok && fork.ok() && cache.truncate(*fork, 200).ok() && cache.release(*fork).ok();
   ok = ok && cache.evict(*sequence).ok() && cache.compact(*sequence).ok();
@@ -97,6 +111,7 @@ TEST_CASE("a cache allocates nothing after its creation") {
   CHECK(allocations_of_a_life<Identity>() == 0);
   CHECK(allocations_of_a_life<Kivi2>() == 0);
   CHECK(allocations_of_a_life<Evicting>() == 0);
+  CHECK(allocations_of_a_life<Compose<Kivi4, StreamingLLM>>() == 0);
 }
 
 }  // namespace terse::tests

@@ -172,7 +172,7 @@ TEST_CASE("absurd shapes are refused before a size overflows", "[cache][plan]") 
   c = small();
   c.num_query_heads = 1 << 12;
   c.max_step_tokens = 1 << 20;
-  refused(c, "2^31 rows");
+  refused(c, "2^31 numbers");
   refuses<Cache>(small(), {{.tail = TailSpec{.min_tokens = most}}}, StatusCode::unsupported,
                  "limited to 2^20");
   refuses<Cache>(small(), {{.tail = TailSpec{.granule_tokens = most / 64 * 64}}},

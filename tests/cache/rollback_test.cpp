@@ -207,3 +207,24 @@ TEMPLATE_TEST_CASE("a cache attached to a byte copy is the same cache", "[cache]
   CHECK(same_bits(run_attend(attached->layer(0), {&part, 1}, more, Path::vectorised),
                   run_attend(d.cache.layer(0), {&part, 1}, more, Path::vectorised)));
 }
+
+TEST_CASE("of the sequences that share an open block the last one keeps it", "[cache][fork]") {
+  CacheConfig c = config();
+  c.num_layers = 1;
+  Driver<PagedLayout<>, Int8> d(c, {.num_pages = 4});
+  const SequenceId a = d.create();
+  REQUIRE(d.fill(a, 128, 64).ok());
+  const auto b = d.cache.fork(a);
+  REQUIRE(b.ok());
+  REQUIRE(d.cache.truncate(a, 100).ok());
+  REQUIRE(d.cache.truncate(*b, 100).ok());
+  // Two sealed pages are held, the second one open again for both: one copy, two pages are free.
+  REQUIRE(d.cache.memory_usage().pages_free == 2);
+  const auto c2 = d.cache.fork(*b);  // copies its open block
+  REQUIRE(c2.ok());
+  REQUIRE(d.cache.memory_usage().pages_free == 1);
+  const StepPart parts[] = {{a, 1}, {*b, 1}};
+  REQUIRE(d.cache.begin_step(parts).ok());
+  CHECK(d.cache.memory_usage().pages_free == 0);
+  REQUIRE(d.cache.abandon_step().ok());
+}

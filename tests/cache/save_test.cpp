@@ -18,16 +18,18 @@ class SavingCache {
   using Configs = typename Cache::Configs;
 
   explicit SavingCache(const Configs& policies = {}, std::int64_t num_pages = 0)
-      : fixture(config(), with_pages(policies, num_pages)), random(11) {}
+      : SavingCache(config(), with_pages(policies, num_pages)) {}
+  SavingCache(const CacheConfig& config, const Configs& policies)
+      : fixture(config, policies), random(11) {}
 
-  static CacheConfig config() {
+  static CacheConfig config(int max_tokens = 256, int max_step_tokens = 4) {
     return {.num_layers = 2,
             .num_query_heads = 4,
             .num_kv_heads = 2,
             .head_dim = 16,
             .max_sequences = 3,
-            .max_tokens = 256,
-            .max_step_tokens = 4,
+            .max_tokens = max_tokens,
+            .max_step_tokens = max_step_tokens,
             .rope = {.rotary_dim = 16}};
   }
   static Configs with_pages(Configs policies, std::int64_t num_pages) {
@@ -190,6 +192,26 @@ TEST_CASE("a new sequence holds nothing of the one before it") {
   CHECK(used.saved(*a) == fresh.saved(*b));
 }
 
+TEST_CASE("a new sequence holds no evictor state of the one before it") {
+  using P = Compose<Int8, H2O>;
+  SavingCache<PagedLayout<>, P> used, fresh;
+  const auto old = used.fixture.cache.create_sequence();
+  REQUIRE(old.ok());
+  used.grow(*old, 40);
+  const StepPart part{*old, 1};
+  const std::vector<float> sums(used.fixture.cache.column_sum_floats(0), 123.0f);
+  REQUIRE(used.fixture.cache.observe(0, {&part, 1}, {sums.data(), sums.size()}).ok());
+  REQUIRE(used.fixture.cache.release(*old).ok());
+  const auto a = used.fixture.cache.create_sequence();
+  const auto b = fresh.fixture.cache.create_sequence();
+  REQUIRE(a.ok());
+  REQUIRE(b.ok());
+  used.random = fresh.random = Random(9);
+  used.grow(*a, 2);
+  fresh.grow(*b, 2);
+  CHECK(used.saved(*a) == fresh.saved(*b));
+}
+
 TEST_CASE("bytes of another model, policy or shape are refused by name") {
   SavingCache<PagedLayout<>, Kivi2> cache;
   const auto sequence = cache.fixture.cache.create_sequence();
@@ -201,6 +223,21 @@ TEST_CASE("bytes of another model, policy or shape are refused by name") {
   CHECK(other_policy.fixture.cache.load(view(bytes), model).status().code == StatusCode::mismatch);
   SavingCache<ContiguousLayout, Kivi2> other_layout;
   CHECK(other_layout.fixture.cache.load(view(bytes), model).status().code == StatusCode::mismatch);
+  using Saving = SavingCache<PagedLayout<>, Kivi2>;
+  Saving other_tails(Saving::config(256, 200), {});
+  CHECK(other_tails.fixture.cache.load(view(bytes), model).status().code == StatusCode::mismatch);
+}
+
+TEST_CASE("an intact sequence that is too long for a cache is refused for that") {
+  using Saving = SavingCache<PagedLayout<>, Int8>;
+  Saving cache, shorter(Saving::config(64), {});
+  const auto sequence = cache.fixture.cache.create_sequence();
+  REQUIRE(sequence.ok());
+  cache.grow(*sequence, 50);  // 150 tokens: three blocks
+  const std::vector<std::byte> bytes = cache.saved(*sequence);
+  const Status status = shorter.fixture.cache.load(view(bytes), model).status();
+  CHECK(status.code == StatusCode::too_many_tokens);
+  CHECK(status.detail == 3);
 }
 
 TEST_CASE("a pool without room refuses before anything is taken") {

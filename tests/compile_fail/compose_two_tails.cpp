@@ -1,4 +1,4 @@
-// expect: terse::Compose: two tail rules; keep one, or override the tail in CacheConfig.
+// expect: terse::Compose: two tail rules; keep one, or set PolicyConfig::tail.
 #include "terse/policy/compose.hpp"
 #include "terse/quant/int8.hpp"
 #include "terse/quant/kivi.hpp"

@@ -80,7 +80,7 @@ void check_scores(const terse::cpu::KernelTable& table, int width, Shape shape, 
       shape == Shape::outliers ? Shape::outliers : Shape::normal, rows, width, seed + 1);
   const std::size_t bytes = table.prepared_bytes(format, rows, width);
   REQUIRE(bytes % 64 == 0);
-  std::vector<std::byte> prepared(bytes + 64);
+  std::vector<std::byte> prepared(bytes + 64, std::byte{0x55});
   std::byte* aligned = prepared.data();
   while (reinterpret_cast<std::uintptr_t>(aligned) % 64 != 0) ++aligned;
   table.prepare_queries(format, queries.data(), rows, width, aligned);

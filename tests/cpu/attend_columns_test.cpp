@@ -123,3 +123,59 @@ TEMPLATE_TEST_CASE("sums over chunks are the sums over single tokens", "[attend]
   CHECK(worst < 1e-4);  // of sums of up to 250 rows
   CHECK(std::accumulate(alone.begin(), alone.end(), 0.0) == Approx(250.0 * 6).epsilon(1e-5));
 }
+
+TEST_CASE("sums under a merged log-sum-exp are those of the whole attention", "[attend][columns]") {
+  // One cache holds the text to 150, another one all of it and reads the rest.
+  Driver<PagedLayout<>, Int4Rotated> whole(config()), before(config());
+  const SequenceId s = whole.create();
+  REQUIRE(before.create() == s);
+  REQUIRE(whole.fill(s, 250, 50).ok());
+  REQUIRE(before.fill(s, 150, 50).ok());
+  const StepPart part{s, 1};
+  const auto queries = query_rows(whole.shape(), 5, 249, 1);
+  const Attended all =
+      run_attend(whole.cache.layer(0), {&part, 1}, queries, Path::vectorised, {}, true);
+  const AttendInputs in{{&part, 1}, HeadRows::dense(queries.data(), Scalar::f32, 6, 64)};
+  const auto ref = before.cache.layer(0);
+  const AlignedBytes workspace(cpu::attend_workspace_bytes(ref, in.parts));
+  std::vector<float> sums(before.cache.column_sum_floats(0), 0.0f);
+  REQUIRE(
+      cpu::sum_attention_columns(ref, in, all.lse_ln.data(), sums.data(), workspace.span()).ok());
+  const auto stride = static_cast<std::size_t>(whole.shape().entries * block_tokens);
+  double difference = 0;
+  for (std::size_t u = 0; u < 2; ++u) {
+    for (std::size_t t = 0; t < 150; ++t) {
+      difference = std::max(
+          difference, std::abs(double{sums[u * stride + t]} - all.column_sums[u * stride + t]));
+    }
+  }
+  CHECK(difference < 1e-6);
+  CHECK(unit_sum(whole.shape(), sums, 0) > 0.1);
+
+  const std::vector<float> nothing(6, -INFINITY);
+  REQUIRE(cpu::sum_attention_columns(ref, in, nothing.data(), sums.data(), workspace.span()).ok());
+  for (const float x : sums) REQUIRE(x == 0.0f);
+  CHECK(cpu::sum_attention_columns(ref, in, nullptr, sums.data(), workspace.span()).code ==
+        StatusCode::null_pointer);
+  CHECK(cpu::sum_attention_columns(ref, in, nothing.data(), sums.data(), {}).code ==
+        StatusCode::buffer_too_small);
+}
+
+TEST_CASE("observe refuses sums that are no numbers and changes nothing", "[attend][columns]") {
+  Driver<PagedLayout<>, Compose<Int8, H2O>> d(config());
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 100, 50).ok());
+  const StepPart part{s, 1};
+  std::vector<float> sums(d.cache.column_sum_floats(0), 1.0f);
+  const auto observe = [&] { return d.cache.observe(0, {&part, 1}, {sums.data(), sums.size()}); };
+  REQUIRE(observe().ok());
+  const AlignedBytes state = d.buffers.state.copy();
+  sums[99] = NAN;
+  CHECK(observe().code == StatusCode::not_finite);
+  sums[99] = INFINITY;
+  CHECK(observe().code == StatusCode::not_finite);
+  CHECK(d.buffers.state == state);
+  sums[99] = 1.0f;
+  sums[100] = NAN;  // no token lies there
+  CHECK(observe().ok());
+}

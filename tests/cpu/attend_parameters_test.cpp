@@ -183,10 +183,150 @@ TEST_CASE("merged parts are the attention over their union", "[attend][parameter
   CHECK(relative_l2(merged.lse_ln, all.lse_ln) < 1e-6);
 }
 
-TEST_CASE("only policies with their own kernels pass require_specialized", "[attend][parameters]") {
+TEMPLATE_TEST_CASE("without a causal mask rows see the newer tokens of their part",
+                   "[attend][parameters]", Identity, Int4Rotated, Kivi2) {
+  Driver<PagedLayout<>, TestType> d(config());
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 200, 64).ok());
+  const int rows = 8;  // the steps were of 64, 64, 64 and 8 tokens
+  const AttendParams open{.causal = false};
+  const Attended fast = d.attend(s, rows, Path::vectorised, open, true);
+  const Attended slow = d.attend(s, rows, Path::oracle, open, true);
+  REQUIRE(fast.status.ok());
+  CHECK(relative_l2(fast.output, slow.output) < 1e-5);
+  CHECK(relative_l2(fast.lse_ln, slow.lse_ln) < 1e-5);
+  CHECK(relative_l2(fast.column_sums, slow.column_sums) < 1e-5);
+  const Attended causal = d.attend(s, rows);
+  const auto row_floats = static_cast<std::ptrdiff_t>(6 * 64);
+  const auto row_of = [&](const Attended& a, int row) {
+    return std::vector<float>(a.output.begin() + row * row_floats,
+                              a.output.begin() + (row + 1) * row_floats);
+  };
+  CHECK(relative_l2(row_of(fast, rows - 1), row_of(causal, rows - 1)) < 1e-6);
+  CHECK(relative_l2(row_of(fast, 0), row_of(causal, 0)) > 1e-3);
+}
+
+TEST_CASE("a sink of -infinity where nothing else is seen gives zero and -infinity",
+          "[attend][parameters]") {
+  Driver<PagedLayout<>, Int8> d(config());
+  const StepPart part{d.create(), 1};
+  const auto queries = query_rows(d.shape(), 5, 0, 1);
+  const std::vector<float> sinks(6, -INFINITY);
+  for (const Path path : {Path::vectorised, Path::oracle}) {
+    const Attended a =
+        run_attend(d.cache.layer(0), {&part, 1}, queries, path, {.sink_logits = sinks.data()});
+    REQUIRE(a.status.ok());
+    for (const float x : a.output) REQUIRE(x == 0.0f);
+    for (const float x : a.lse_ln) REQUIRE(x == -INFINITY);
+  }
+}
+
+TEST_CASE("sink logits that are no numbers are refused", "[attend][parameters]") {
   Driver<PagedLayout<>, Int8> d(config());
   const SequenceId s = d.create();
   REQUIRE(d.fill(s, 3, 3).ok());
+  for (const float bad : {NAN, INFINITY}) {
+    const float sinks[] = {0, 0, 0, 0, bad, 0};
+    const Status status = d.attend(s, 1, Path::vectorised, {.sink_logits = sinks}).status;
+    CHECK(status.code == StatusCode::invalid_argument);
+    CHECK(status.detail == 4);
+  }
+}
+
+TEMPLATE_TEST_CASE("a NaN in a query makes its head NaN, not empty", "[attend][parameters]",
+                   Identity, Int8, Int4Rotated, Kivi2) {
+  Driver<PagedLayout<>, TestType> d(config());
+  const SequenceId s = d.create();
+  for (const int length : {40, 64, 200}) {
+    REQUIRE(d.fill(s, length, 64).ok());
+    const StepPart part{s, 1};
+    auto queries = query_rows(d.shape(), 5, 0, 1);
+    queries[64 + 7] = NAN;  // head 1
+    for (const char* name : {"portable", "avx2", "avx512"}) {
+      const cpu::KernelTable* table = cpu::kernels_named(name);
+      if (table == nullptr) continue;
+      INFO(name << ", " << length << " tokens");
+      const Attended a =
+          run_attend(d.cache.layer(0), {&part, 1}, queries, Path::vectorised, {}, false, *table);
+      REQUIRE(a.status.ok());
+      for (std::size_t head = 0; head < 6; ++head) {
+        CHECK(std::isnan(a.lse_ln[head]) == (head == 1));
+        for (std::size_t c = 0; c < 64; ++c) {
+          REQUIRE(std::isnan(a.output[head * 64 + c]) == (head == 1));
+        }
+      }
+    }
+    CHECK(std::isnan(run_attend(d.cache.layer(0), {&part, 1}, queries, Path::oracle).lse_ln[1]));
+  }
+}
+
+TEST_CASE("queries with a channel above all others keep their accuracy", "[attend][parameters]") {
+  // One-sided queries become one spike by a Hadamard rotation.
+  const auto check = [](auto& d, float mean, float size) {
+    const SequenceId s = d.create();
+    REQUIRE(d.fill(s, 320, 64).ok());
+    Random random(3);
+    std::vector<float> queries = random.normals(6 * 64);
+    for (float& q : queries) q = (std::abs(q) + mean) * size;
+    const StepPart part{s, 1};
+    const auto ref = d.cache.layer(0);
+    const Attended slow = run_attend(ref, {&part, 1}, queries, Path::oracle);
+    for (const char* name : {"portable", "avx2", "avx512"}) {
+      const cpu::KernelTable* table = cpu::kernels_named(name);
+      if (table == nullptr) continue;
+      const Attended fast =
+          run_attend(ref, {&part, 1}, queries, Path::vectorised, {}, false, *table);
+      INFO(name << ", mean " << mean << ", size " << size);
+      CHECK(relative_l2(fast.output, slow.output) < 1e-5);
+    }
+    REQUIRE(d.cache.release(s).ok());
+  };
+  for (const float mean : {0.0f, 1.0f, 3.0f}) {
+    for (const float size : {1.0f, 4.0f}) {
+      Driver<PagedLayout<>, Int4Rotated> rotated(config());
+      check(rotated, mean, size);
+      Driver<PagedLayout<>, Q4_0> baseline(config());
+      check(baseline, mean, size);
+    }
+  }
+}
+
+namespace {
+
+/// Int8 whose format no kernel knows.
+struct Int8ThroughDecode {
+  static constexpr Granularity granularity = Granularity::per_token;
+  static constexpr Record record(Side side, int width) { return Int8::record(side, width); }
+  static void encode_token(const CodecContext& context, const float* x, int token,
+                           std::byte* block) {
+    Int8::encode_token(context, x, token, block);
+  }
+  static float decode(const CodecContext& context, const std::byte* block, int token, int channel) {
+    return Int8::decode(context, block, token, channel);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("only policies with their own kernels pass require_specialized", "[attend][parameters]") {
+  Driver<PagedLayout<>, Int8> d(config());
+  Driver<PagedLayout<>, Int8ThroughDecode> generic(config());
+  const SequenceId s = d.create();
+  REQUIRE(generic.create() == s);
+  REQUIRE(d.fill(s, 3, 3).ok());
+  REQUIRE(generic.fill(s, 3, 3).ok());
   CHECK(d.attend(s, 1, Path::vectorised, {.require_specialized = true}).status.ok());
   CHECK(cpu::is_specialized<decltype(d.cache.layer(0))>);
+  CHECK(generic.attend(s, 1, Path::vectorised, {.require_specialized = true}).status.code ==
+        StatusCode::unsupported);
+  CHECK(relative_l2(generic.attend(s).output, d.attend(s).output) < 1e-5);
+  // Groups of 8 tokens do not fall in with vectors of 16.
+  using Narrow = Kivi<KiviSpec{.bits = 2, .group_tokens = 8}>;
+  Driver<PagedLayout<>, Narrow> narrow(config());
+  REQUIRE(narrow.create() == s);
+  REQUIRE(narrow.fill(s, 130, 64).ok());
+  const bool vectorised = cpu::kernels_named("avx2") != nullptr;
+  CHECK(narrow.attend(s, 1, Path::vectorised, {.require_specialized = true}).status.code ==
+        (vectorised ? StatusCode::unsupported : StatusCode::ok));
+  CHECK(narrow.attend(s).status.ok());
 }

@@ -189,6 +189,34 @@ TEST_CASE("a NaN logit reaches the sum") {
   }
 }
 
+TEST_CASE("the soft cap is cap * tanh(x / cap), and keeps signs, infinities and NaN") {
+  for (const KernelTable* table : available_tables()) {
+    INFO(table->name);
+    Numbers numbers(7);
+    for (const float cap : {0.5f, 5.0f, 50.0f}) {
+      double worst = 0.0;
+      for (const double range : {0.02, 0.3, 2.0, 30.0}) {
+        float x[block_tokens], y[block_tokens];
+        for (int t = 0; t < block_tokens; ++t) {
+          x[t] = y[t] = static_cast<float>((2.0 * numbers.uniform() - 1.0) * range * cap);
+        }
+        table->soft_cap(y, block_tokens, cap);
+        for (int t = 0; t < block_tokens; ++t) {
+          const double c = static_cast<double>(cap), wanted = c * std::tanh(x[t] / c);
+          worst = std::max(worst, std::fabs(static_cast<double>(y[t]) - wanted) / c);
+        }
+      }
+      CHECK(worst < 1.5e-7);
+    }
+    float edges[16] = {0.0f, -0.0f, infinity, -infinity, std::nanf(""), 1e-30f, -1e30f, 3e38f};
+    table->soft_cap(edges, 16, 2.0f);
+    CHECK((edges[0] == 0.0f && edges[1] == 0.0f));
+    CHECK((edges[2] == 2.0f && edges[3] == -2.0f));
+    CHECK(std::isnan(edges[4]));
+    CHECK((edges[5] == 1e-30f && edges[6] == -2.0f && edges[7] == 2.0f));
+  }
+}
+
 TEST_CASE("unknown tables are null, the best one is among the known") {
   CHECK(terse::cpu::kernels_named("sse9") == nullptr);
   REQUIRE(terse::cpu::kernels_named("portable") != nullptr);

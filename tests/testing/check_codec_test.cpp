@@ -158,6 +158,39 @@ struct OnlyWidth64 : Int8 {
   }
 };
 
+/// Its kernels would subtract no centre.
+struct WrongCentre : Int8 {
+  static constexpr AffineFormat affine_format{.bits = 8};
+};
+
+/// Values are stored like keys, which the kernels of plain formats do not expect.
+struct WrongOrder : Identity {
+  static CodecContext turned(const CodecContext& context) { return {Side::key, context.width}; }
+  static void encode_token(const CodecContext& context, const float* x, int token,
+                           std::byte* block) {
+    Identity::encode_token(turned(context), x, token, block);
+  }
+  static float decode(const CodecContext& context, const std::byte* block, int token, int channel) {
+    return Identity::decode(turned(context), block, token, channel);
+  }
+  static void copy_token(const CodecContext& context, const std::byte* from, int from_token,
+                         std::byte* to, int to_token) {
+    Identity::copy_token(turned(context), from, from_token, to, to_token);
+  }
+};
+
+/// Stores the inverse of each token's largest magnitude: of a token not yet written, that is zero.
+struct InverseScale : Int8 {
+  static float decode(const CodecContext& context, const std::byte* block, int token, int channel) {
+    const Record r = record(context.side, context.width);
+    const float scale = terse::detail::load_half(block + r.sections[1].offset_bytes, token);
+    const unsigned code =
+        load_code<8>(block, code_place<8>(context.side, context.width, token, channel));
+    if (scale == 0.0f && code == 0) return 1.0f / scale;
+    return Int8::decode(context, block, token, channel);
+  }
+};
+
 /// Shrinks every number at each encoding.
 struct Drifts : Int8 {
   static float decode(const CodecContext& context, const std::byte* block, int token, int channel) {
@@ -198,6 +231,9 @@ TEST_CASE("broken codecs are found, and what is wrong is said") {
   CHECK(says(check_codec<NotInverse>(64), "does not invert"));
   CHECK(says(check_codec<NotOrthogonal>(64), "not orthogonal"));
   CHECK(says(check_codec<Drifts>(64), "farther than the first encoding"));
+  CHECK(says(check_codec<WrongCentre>(64), "affine_format is not what decode reads"));
+  CHECK(says(check_codec<WrongOrder>(Side::value, 64), "plain_format is not what decode reads"));
+  CHECK(says(check_codec<InverseScale>(64), "zero bytes decode to infinity or NaN"));
 }
 
 TEST_CASE("a width that the codec refuses is reported with the codec's text") {

@@ -19,8 +19,11 @@ struct AttendParams {
   /// `[query_head]` or null: one more logit per head whose value is zero (attention sinks that the
   /// model learned). It is part of lse_ln.
   const float* sink_logits = nullptr;
+  /// false: a row also sees the newer tokens of its part (drafts as a tree, bidirectional
+  /// prefixes).
+  bool causal = true;
   bool latent_output = false;        ///< with a projector: give `[row, query_head, value_rank]`
-  bool require_specialized = false;  ///< refuse to run generic inner loops
+  bool require_specialized = false;  ///< refuse to run generic or portable inner loops
 };
 
 /// The query rows of part i are the newest `parts[i].tokens` positions of its sequence, of a step
@@ -74,12 +77,12 @@ struct RowMask {
 
 template <class Ref>
 [[nodiscard]] RowMask row_mask(const Ref& r, int sequence, int unit, int entry,
-                               std::int64_t position, int sliding_window_tokens) noexcept {
+                               std::int64_t position, const AttendParams& params) noexcept {
   RowMask mask;
-  std::uint64_t seen =
-      r.live_mask(sequence, unit, entry) & r.before(sequence, unit, entry, position + 1);
-  if (sliding_window_tokens > 0) {
-    seen &= ~r.before(sequence, unit, entry, position - sliding_window_tokens + 1);
+  const std::int64_t end = params.causal ? position + 1 : r.visible_tokens(sequence);
+  std::uint64_t seen = r.live_mask(sequence, unit, entry) & r.before(sequence, unit, entry, end);
+  if (params.sliding_window_tokens > 0) {
+    seen &= ~r.before(sequence, unit, entry, position - params.sliding_window_tokens + 1);
   }
   if (seen == 0) return mask;
   const std::int64_t first = r.first_position(sequence, unit, entry);
@@ -121,14 +124,33 @@ template <class Ref>
   }
 }
 
+/// Whether exact copies are gone that the query at `position` must read by the tail's rule.
 template <class Ref>
-[[nodiscard]] Status check_attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
-                                  const AttendParams& params) noexcept {
+[[nodiscard]] bool misses_exact_copies(const Ref& r, int sequence, std::int64_t position) noexcept {
+  if (r.shape.open) return false;
+  const GridRecord& grid = r.grids[sequence];
+  const std::int64_t exact_by_rule =
+      grid.origin + r.shape.tail.sealed_before(position - grid.origin);
+  return exact_by_rule <= position && exact_by_rule < grid.exact_begin;
+}
+
+[[nodiscard]] inline Status check_strides(std::int64_t row_stride, std::int64_t head_stride,
+                                          std::int64_t rows, int heads, int channels) noexcept {
+  if ((heads > 1 && head_stride < channels) || (rows > 1 && row_stride < channels)) {
+    return error(StatusCode::invalid_argument, "terse::attend: a stride is smaller than a vector");
+  }
+  return {};
+}
+
+/// What can be wrong with parts, queries and parameters.
+template <class Ref>
+[[nodiscard]] Status check_queries(const Ref& r, const AttendInputs& in,
+                                   const AttendParams& params) noexcept {
   if (in.parts.empty()) {
     return error(StatusCode::invalid_argument, "terse::attend: no parts");
   }
-  if (in.queries.data == nullptr || out.output.data == nullptr) {
-    return error(StatusCode::null_pointer, "terse::attend: queries or output is null");
+  if (in.queries.data == nullptr) {
+    return error(StatusCode::null_pointer, "terse::attend: queries are null");
   }
   std::int64_t rows = 0;
   for (const StepPart& part : in.parts) {
@@ -151,14 +173,18 @@ template <class Ref>
       return error(StatusCode::invalid_argument,
                    "terse::attend: more rows than the sequence has tokens", part.tokens);
     }
+    if (misses_exact_copies(r, i, r.visible_tokens(i) - part.tokens)) {
+      return error(StatusCode::would_be_lossy,
+                   "terse::attend: the oldest row must read tokens exactly whose exact copies were "
+                   "given up; attend to a step's rows within the step, or raise max_step_tokens",
+                   part.tokens);
+    }
     rows += part.tokens;
   }
-  const int out_channels = params.latent_output ? r.shape.value_width : r.shape.head_dim;
-  if ((r.shape.query_heads > 1 &&
-       (in.queries.head_stride < r.shape.head_dim || out.output.head_stride < out_channels)) ||
-      (rows > 1 &&
-       (in.queries.row_stride < r.shape.head_dim || out.output.row_stride < out_channels))) {
-    return error(StatusCode::invalid_argument, "terse::attend: a stride is smaller than a vector");
+  if (Status s = check_strides(in.queries.row_stride, in.queries.head_stride, rows,
+                               r.shape.query_heads, r.shape.head_dim);
+      !s.ok()) {
+    return s;
   }
   if (params.latent_output && !Ref::policy::projects) {
     return error(StatusCode::invalid_argument,
@@ -169,6 +195,12 @@ template <class Ref>
                  "terse::attend: a sliding window counts positions of the text, cache-index "
                  "positions do not; use the evictor's window");
   }
+  for (int head = 0; params.sink_logits != nullptr && head < r.shape.query_heads; ++head) {
+    if (!(params.sink_logits[head] < INFINITY)) {
+      return error(StatusCode::invalid_argument,
+                   "terse::attend: a sink logit is NaN or +infinity; detail: its head", head);
+    }
+  }
   const auto is_bad = [](float x) { return !(x >= 0.0f) || !is_finite(x); };
   if (is_bad(params.softmax_scale) || is_bad(params.logit_soft_cap) ||
       params.sliding_window_tokens < 0) {
@@ -177,6 +209,19 @@ template <class Ref>
                  "finite and not negative");
   }
   return {};
+}
+
+template <class Ref>
+[[nodiscard]] Status check_attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
+                                  const AttendParams& params) noexcept {
+  if (Status s = check_queries(r, in, params); !s.ok()) return s;
+  if (out.output.data == nullptr) {
+    return error(StatusCode::null_pointer, "terse::attend: the output is null");
+  }
+  std::int64_t rows = 0;
+  for (const StepPart& part : in.parts) rows += part.tokens;
+  return check_strides(out.output.row_stride, out.output.head_stride, rows, r.shape.query_heads,
+                       params.latent_output ? r.shape.value_width : r.shape.head_dim);
 }
 
 }  // namespace detail

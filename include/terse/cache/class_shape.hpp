@@ -97,11 +97,14 @@ template <class Policy>
                  "terse::CacheConfig: a buffer would exceed 2^48 bytes; lower max_sequences, "
                  "max_tokens, layers or heads");
   }
-  if (!product_fits(most_items, {n(s.max_step_tokens), n(s.unit_query_heads())}) ||
+  const int widest = s.head_dim > s.value_width ? s.head_dim : s.value_width;
+  const int vector_floats = widest > block_tokens ? widest : block_tokens;
+  if (!product_fits(most_items,
+                    {n(s.max_step_tokens), n(s.unit_query_heads()), n(vector_floats)}) ||
       !product_fits(most_items, {n(s.sequences), n(s.unit.units), n(s.entries) / 32 + 1})) {
     return error(
         StatusCode::unsupported,
-        "terse::CacheConfig: one attend call would have more than 2^31 rows or work items; "
+        "terse::CacheConfig: one attend call would have more than 2^31 numbers or work items; "
         "lower max_step_tokens, max_sequences, max_tokens or heads");
   }
   return {};
@@ -215,10 +218,22 @@ template <Layout L, class Policy>
   if (Status s = check_sizes<Policy>(shape); !s.ok()) return s;
   const std::int64_t all_pages =
       std::int64_t{shape.slots} * shape.sequences * shape.rows * shape.entries;
-  shape.num_pages = L::paged && policy_config.num_pages > 0 ? policy_config.num_pages : all_pages;
-  if (policy_config.num_pages < 0 || shape.num_pages > 0x7fffffff) {
+  if (policy_config.num_pages < 0 || policy_config.num_pages > 0x7fffffff) {
     return error(StatusCode::invalid_argument,
                  "terse::PolicyConfig: num_pages must be in 0..2^31-1", policy_config.num_pages);
+  }
+  if (!L::paged && (policy_config.num_pages > 0 || policy_config.borrows_pages)) {
+    return error(StatusCode::invalid_argument,
+                 "terse::PolicyConfig: num_pages or borrows_pages is given for a layout without "
+                 "pages",
+                 policy_config.num_pages);
+  }
+  shape.num_pages = policy_config.num_pages > 0 ? policy_config.num_pages : all_pages;
+  if (shape.num_pages > 0x7fffffff) {
+    return error(StatusCode::unsupported,
+                 "terse::CacheConfig: more than 2^31 - 1 blocks; set num_pages, or lower "
+                 "max_sequences, max_tokens, layers or heads",
+                 shape.num_pages);
   }
   if (!product_fits(1ull << 48, {static_cast<std::uint64_t>(shape.num_pages), shape.page_bytes})) {
     return error(StatusCode::unsupported,

@@ -45,6 +45,7 @@ struct ClassStore {
   Ref base{};                                  // of slot 0; the others follow at fixed strides
   const ProjectionFactors* factors = nullptr;  // [slot]
   PagePool pool{};
+  bool borrows_pages = false;
   Item* items = nullptr;  // scratch of evict and compact, one unit
   std::uint64_t* item_keys = nullptr;
   std::int32_t* unit_cursors = nullptr;  // scratch of compact, [unit, 3]
@@ -162,6 +163,10 @@ struct ClassStore {
       if constexpr (Ref::scatters) {
         std::uint16_t* delta = r.position_deltas + r.unit_entry(sequence, u, entry) * block_tokens;
         for (int t = 0; t < block_tokens; ++t) delta[t] = static_cast<std::uint16_t>(t);
+      }
+      if constexpr (has_state) {
+        TokenState* state = r.token_states + r.unit_entry(sequence, u, entry) * block_tokens;
+        for (int t = 0; t < block_tokens; ++t) state[t] = TokenState{};
       }
     }
     if constexpr (L::paged) {

@@ -41,7 +41,9 @@ struct CacheConfig {
   int num_kv_heads = 1;
   int head_dim = 64;
   int max_sequences = 1;
-  int max_tokens = 0;       ///< most tokens stored per sequence and slot, rounded up to blocks
+  /// Most tokens stored per sequence and slot. Lists of blocks have room for this many, rounded up
+  /// to blocks, and one block more, which a sequence that was truncated may need.
+  int max_tokens = 0;
   int max_step_tokens = 1;  ///< most tokens per sequence and step
   RopeSpec rope{};          ///< needed by StreamingLLM and by latents; otherwise unused
   /// `[layer]`; empty: layer i has slot i of class 0. Copied.
@@ -53,7 +55,11 @@ template <class Policy>
 struct PolicyConfig {
   typename Policy::evictor::Params eviction{};
   std::optional<TailSpec> tail{};  ///< overrides Policy::tail
-  std::int64_t num_pages = 0;      ///< pool size; 0: enough for every sequence at max_tokens
+  /// Pool size of paged layouts; 0: as many as all lists of blocks together can name.
+  std::int64_t num_pages = 0;
+  /// Paged layouts: no page is the cache's at first. The engine lends page ids and takes free ones
+  /// back (KVCache::lend_pages, take_back_pages), so that one allocator serves all it keeps.
+  bool borrows_pages = false;
   /// `[slot]`, for policies with a projector. Copied; the factors themselves stay the caller's.
   Span<const ProjectionFactors> factors{};
 };

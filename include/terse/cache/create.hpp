@@ -130,6 +130,7 @@ void bind_stores(State& state, Carver& carver, const Buffers& buffers,
     store.base.shape = store.shape;
     store.base.rope = state.config.rope;
     store.base.eviction = policy_config.eviction;
+    store.borrows_pages = policy_config.borrows_pages;
     store.base.pages = pages;
     store.base.tails = tails;
     store.base.sequences = state.sequences;
@@ -179,7 +180,7 @@ template <class State>
   return {};
 }
 
-/// Names layout, policies, shapes and stored formats.
+/// Names layout, policies, shapes, stored formats, RoPE and the layers' places.
 template <class State>
 [[nodiscard]] std::uint64_t cache_identity(State& state) noexcept {
   std::uint64_t hash = state_magic;
@@ -187,10 +188,22 @@ template <class State>
     const std::uint64_t own[] = {class_identity(store),
                                  static_cast<std::uint64_t>(store.shape.sequences),
                                  static_cast<std::uint64_t>(store.shape.entries),
-                                 static_cast<std::uint64_t>(store.shape.num_pages)};
+                                 static_cast<std::uint64_t>(store.shape.num_pages),
+                                 static_cast<std::uint64_t>(store.borrows_pages)};
     hash = fingerprint(own, sizeof own, hash);
   });
-  return hash;
+  const RopeSpec& rope = state.config.rope;
+  const double turns[] = {static_cast<double>(rope.pairing),
+                          static_cast<double>(rope.rotary_dim),
+                          rope.base,
+                          rope.linear_scale,
+                          rope.low_freq_factor,
+                          rope.high_freq_factor,
+                          rope.frequency_scale,
+                          rope.original_context};
+  hash = fingerprint(turns, sizeof turns, hash);
+  return fingerprint(state.places.data(),
+                     static_cast<std::size_t>(state.config.num_layers) * sizeof(LayerPlace), hash);
 }
 
 /// Forgets whatever the buffers hold.
@@ -199,7 +212,8 @@ void reset(State& state) noexcept {
   *state.state_record = {state_magic, cache_identity(state)};
   for (int i = 0; i < state.config.max_sequences; ++i) state.sequences[i] = SequenceRecord{};
   state.for_each_store([&](auto& store) {
-    if constexpr (State::layout::paged) store.pool.reset(store.shape.num_pages);
+    if constexpr (State::layout::paged)
+      store.pool.reset(store.shape.num_pages, !store.borrows_pages);
     for (int i = 0; i < state.config.max_sequences; ++i) store.clear_sequence(i);
   });
 }

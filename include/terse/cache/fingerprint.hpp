@@ -65,7 +65,8 @@ template <class Store>
       static_cast<std::int64_t>(Policy::signal),
       static_cast<std::int64_t>(Policy::reindex),
       static_cast<std::int64_t>(token_state_bytes<typename Policy::evictor>),
-      static_cast<std::int64_t>(s.unit_bytes)};
+      static_cast<std::int64_t>(s.unit_bytes),
+      static_cast<std::int64_t>(s.tail_stride_bytes)};
   std::uint64_t hash = fingerprint(facts, sizeof facts);
   hash = codec_identity<typename Policy::key_codec>(store, Side::key, hash);
   return codec_identity<typename Policy::value_codec>(store, Side::value, hash);

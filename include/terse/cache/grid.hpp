@@ -28,21 +28,30 @@ template <class Store>
   return end > grid.sealed_end ? end : grid.sealed_end;
 }
 
+/// The open block of a row that `length` tokens fill, if the next step writes to it and it has a
+/// page: that page, else no_page.
+template <class Store>
+[[nodiscard]] std::int32_t open_page(const Store& store, const typename Store::Ref& r, int sequence,
+                                     int row, std::int64_t length) noexcept {
+  if (!store.shape.open || length <= store.base.grids[sequence].sealed_end) return no_page;
+  return r.page(sequence, row, r.entry_count(sequence, row) - 1);
+}
+
 /// Whether a row's newest block is open and shared with another sequence, so that the next step
 /// must copy it before it writes to it.
 template <class Store>
 [[nodiscard]] bool shares_open_block(const Store& store, const typename Store::Ref& r, int sequence,
                                      int row, std::int64_t length) noexcept {
   if constexpr (Store::Ref::layout::paged) {
-    if (!store.shape.open || length <= store.base.grids[sequence].sealed_end) return false;
-    const std::int32_t page = r.page(sequence, row, r.entry_count(sequence, row) - 1);
-    return store.pool.references(page) > 1;
+    const std::int32_t page = open_page(store, r, sequence, row, length);
+    return page != no_page && store.pool.references(page) > 1;
   } else {
     return false;
   }
 }
 
-/// What a step needs: entries of each row, pages of all rows of all slots.
+/// What a step needs beside copies of open blocks: entries of each row, pages of all rows of all
+/// slots.
 struct StepNeed {
   std::int64_t new_entries = 0;
   std::int64_t new_pages = 0;
@@ -59,11 +68,6 @@ template <class Store>
           ? need.new_entries
           : (sealed_end_of(store, grid, length + tokens) - grid.sealed_end) / block_tokens;
   need.new_pages = new_blocks * store.shape.slots * store.shape.rows;
-  for (int s = 0; s < store.shape.slots; ++s) {
-    for (int row = 0; row < store.shape.rows; ++row) {
-      if (shares_open_block(store, store.ref(s), sequence, row, length)) ++need.new_pages;
-    }
-  }
   return need;
 }
 

@@ -14,6 +14,7 @@
 #include "terse/cache/compact.hpp"
 #include "terse/cache/create.hpp"
 #include "terse/cache/evict.hpp"
+#include "terse/cache/lend.hpp"
 #include "terse/cache/load.hpp"
 #include "terse/cache/memory_usage.hpp"
 #include "terse/cache/observe.hpp"
@@ -71,7 +72,8 @@ class KVCache {
   }
 
   /// A cache that goes on from `buffers` (or a byte copy of them) as another one left them, between
-  /// steps. The configuration must be that of the cache that wrote them.
+  /// steps. The configuration must be that of the cache that wrote them; only budgets of evictors
+  /// may differ.
   [[nodiscard]] static Expected<KVCache> attach(const CacheConfig& config, const Buffers& buffers,
                                                 const Configs& policies = {}) {
     KVCache cache;
@@ -158,7 +160,7 @@ class KVCache {
 
   /// Lets the evictor of every slot drop tokens, leaving room for `incoming_tokens` more, and
   /// returns the pages whose tokens are all dead. Gives the number of pages that became free.
-  Expected<std::int64_t> evict(SequenceId sequence, int incoming_tokens = 0) {
+  Expected<std::int64_t> evict(SequenceId sequence, int incoming_tokens = 0) noexcept {
     return detail::evict_sequence(state_, sequence, incoming_tokens);
   }
 
@@ -176,6 +178,21 @@ class KVCache {
   }
 
   [[nodiscard]] MemoryUsage memory_usage() const noexcept { return detail::memory_usage(state_); }
+
+  // --- pages of the engine's -----------------------------------------------------------------
+
+  /// Lends pages, as numbers of places in Buffers::pages, to a policy class that borrows its pages
+  /// (PolicyConfig::borrows_pages): all of them or, if one is out of range or lent already, none.
+  Status lend_pages(Span<const std::int32_t> pages, int policy_class = 0) noexcept {
+    return detail::lend_pages(state_, policy_class, pages);
+  }
+
+  /// Takes back up to `pages.size()` pages that hold no token of any sequence, those that became
+  /// free last first, and writes their numbers. Gives their count.
+  [[nodiscard]] Expected<std::int64_t> take_back_pages(Span<std::int32_t> pages,
+                                                       int policy_class = 0) noexcept {
+    return detail::take_back_pages(state_, policy_class, pages);
+  }
 
   // --- saving --------------------------------------------------------------------------------
 

@@ -87,47 +87,55 @@ template <bool Scatters>
   return true;
 }
 
-/// Pages that a payload's entries need; -1 if it contradicts itself.
+/// What a payload's entries need; `ok` unless it contradicts itself.
+struct PayloadNeed {
+  bool ok = false;
+  std::int64_t pages = 0;
+  std::int32_t entries = 0;  ///< of the longest list
+};
+
 template <class Store>
-[[nodiscard]] std::int64_t count_payload_pages(const Store& store, const std::byte* data,
-                                               std::uint64_t bytes, std::int64_t length) noexcept {
+[[nodiscard]] PayloadNeed payload_need(const Store& store, const std::byte* data,
+                                       std::uint64_t bytes, std::int64_t length) noexcept {
   using Ref = typename Store::Ref;
   const ClassShape& shape = store.shape;
   PayloadReader in(data, bytes);
-  std::int64_t pages = 0;
+  PayloadNeed need;
   GridRecord grid;
-  if (!in.read(&grid) || !is_possible_grid(grid, length)) return -1;
+  if (!in.read(&grid) || !is_possible_grid(grid, length)) return {};
   const std::int64_t open_entries =
       grid_blocks(grid.origin, length) - (grid.sealed_end - grid.origin) / block_tokens;
   for (int s = 0; s < shape.slots; ++s) {
     for (int row = 0; row < shape.rows; ++row) {
       std::int32_t count = 0;
-      if (!in.read(&count) || count < open_entries || count > shape.entries) return -1;
+      if (!in.read(&count) || count < open_entries) return {};
+      if (count > need.entries) need.entries = count;
       for (std::int32_t e = 0; e < count; ++e) {
         std::uint8_t has_block = 0;
-        if (!in.read(&has_block) || has_block > 1) return -1;
+        if (!in.read(&has_block) || has_block > 1) return {};
         const bool must_have = !Ref::layout::paged || shape.open || e < count - open_entries;
-        if (must_have != (has_block == 1)) return -1;
-        if (has_block == 1 && in.skip(shape.page_bytes) == nullptr) return -1;
-        pages += has_block;
+        if (must_have != (has_block == 1)) return {};
+        if (has_block == 1 && in.skip(shape.page_bytes) == nullptr) return {};
+        need.pages += has_block;
       }
       const auto n = static_cast<std::size_t>(count);
       for (int u = 0; u < shape.units_per_row; ++u) {
         if (!are_possible_entries<Ref::scatters>(in, grid, length, n,
                                                  n - static_cast<std::size_t>(open_entries))) {
-          return -1;
+          return {};
         }
         constexpr std::size_t state_bytes = token_state_bytes<typename Ref::policy::evictor>;
-        if (in.skip(n * block_tokens * state_bytes) == nullptr) return -1;
+        if (in.skip(n * block_tokens * state_bytes) == nullptr) return {};
       }
     }
     const auto units = static_cast<std::size_t>(shape.unit.units);
-    if (in.skip(units * shape.tail_stride_bytes) == nullptr) return -1;
+    if (in.skip(units * shape.tail_stride_bytes) == nullptr) return {};
   }
-  return in.at_end() ? pages : -1;
+  need.ok = in.at_end();
+  return need;
 }
 
-/// Fills an empty sequence from a payload that count_payload_pages accepted; pages are available.
+/// Fills an empty sequence from a payload that payload_need accepted; pages are available.
 template <class Store>
 void read_payload(Store& store, int sequence, const std::byte* in) {
   const auto get = [&](void* to, std::size_t n) {
@@ -167,16 +175,22 @@ template <class Store>
   if (fingerprint(payload, static_cast<std::size_t>(own.payload_bytes)) != own.checksum) {
     return error(StatusCode::corrupt_data, "terse::KVCache::load: a checksum does not match");
   }
-  const std::int64_t pages = count_payload_pages(store, payload, own.payload_bytes, length);
-  if (pages < 0) {
+  const PayloadNeed need = payload_need(store, payload, own.payload_bytes, length);
+  if (!need.ok) {
     return error(StatusCode::corrupt_data,
                  "terse::KVCache::load: the lengths in a section contradict each other");
   }
+  if (need.entries > store.shape.entries) {
+    return error(StatusCode::too_many_tokens,
+                 "terse::KVCache::load: the sequence has more blocks than a list of this cache; "
+                 "detail: blocks",
+                 need.entries);
+  }
   if constexpr (Store::Ref::layout::paged) {
-    if (pages > store.pool.free_pages()) {
+    if (need.pages > store.pool.free_pages()) {
       return error(StatusCode::no_free_pages,
                    "terse::KVCache::load: the pool lacks pages; detail: pages missing",
-                   pages - store.pool.free_pages());
+                   need.pages - store.pool.free_pages());
     }
   }
   *at += static_cast<std::size_t>(own.payload_bytes);

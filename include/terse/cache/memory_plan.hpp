@@ -33,7 +33,7 @@ struct MemoryPlan {
 /// What a cache holds now.
 struct MemoryUsage {
   std::int64_t pages_held = 0;  ///< pages with at least one owner
-  std::int64_t pages_free = 0;
+  std::int64_t pages_free = 0;  ///< of those lent, where the caller lends pages
   std::size_t page_bytes_held = 0;
   std::size_t tail_bytes = 0;      ///< all tails, used or not
   std::size_t state_bytes = 0;     ///< all tables

@@ -12,29 +12,32 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace detail {
 
+/// Blocks of a contiguous layout that are in use.
 template <class Store>
-[[nodiscard]] std::int64_t free_pages(const Store& store) noexcept {
-  if constexpr (Store::Ref::layout::paged) {
-    return store.pool.free_pages();
-  } else {
-    std::int64_t used = 0;
-    for (int s = 0; s < store.shape.slots; ++s) {
-      const auto r = store.ref(s);
-      for (int i = 0; i < store.shape.sequences; ++i) {
-        for (int row = 0; row < store.shape.rows; ++row) used += r.entry_count(i, row);
-      }
+[[nodiscard]] std::int64_t used_blocks(const Store& store) noexcept {
+  std::int64_t used = 0;
+  for (int s = 0; s < store.shape.slots; ++s) {
+    const auto r = store.ref(s);
+    for (int i = 0; i < store.shape.sequences; ++i) {
+      for (int row = 0; row < store.shape.rows; ++row) used += r.entry_count(i, row);
     }
-    return store.shape.num_pages - used;
   }
+  return used;
 }
 
 template <class Store>
 void add_usage(const Store& store, MemoryUsage* usage) noexcept {
-  const std::int64_t free = free_pages(store);
+  std::int64_t held = 0, free = 0;
+  if constexpr (Store::Ref::layout::paged) {
+    held = store.pool.held_pages();
+    free = store.pool.free_pages();
+  } else {
+    held = used_blocks(store);
+    free = store.shape.num_pages - held;
+  }
   usage->pages_free += free;
-  usage->pages_held += store.shape.num_pages - free;
-  usage->page_bytes_held +=
-      static_cast<std::size_t>(store.shape.num_pages - free) * store.shape.page_bytes;
+  usage->pages_held += held;
+  usage->page_bytes_held += static_cast<std::size_t>(held) * store.shape.page_bytes;
   for (int i = 0; i < store.shape.sequences; ++i) {
     if (store.base.sequences[i].alive == 0) continue;
     const std::int64_t length = store.base.sequences[i].length_tokens;

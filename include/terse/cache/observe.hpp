@@ -18,7 +18,29 @@ namespace detail {
          block_tokens;
 }
 
-/// Feeds the live tokens of the parts: `sums [part, unit, entry, 64]`.
+/// Calls `visit(state, sum)` for the live tokens of the parts: `sums [part, unit, entry, 64]`.
+template <class Store, class Visit>
+void visit_observed(Store& store, int slot, Span<const StepPart> parts, const float* sums,
+                    Visit&& visit) noexcept {
+  const auto r = store.ref(slot);
+  const auto unit_floats = static_cast<std::size_t>(store.shape.entries) * block_tokens;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const int sequence = parts[i].sequence.index;
+    for (int u = 0; u < store.shape.unit.units; ++u) {
+      const float* own =
+          sums + i * column_sum_floats(store.shape) + static_cast<std::size_t>(u) * unit_floats;
+      const std::size_t at = r.unit_entry(sequence, u, 0);
+      const auto tokens =
+          static_cast<std::size_t>(r.entry_count(sequence, r.row_of_unit(u))) * block_tokens;
+      for (std::size_t t = 0; t < tokens; ++t) {
+        if ((r.live[at + t / block_tokens] >> (t % block_tokens) & 1u) != 0) {
+          visit(r.token_states[at * block_tokens + t], own[t]);
+        }
+      }
+    }
+  }
+}
+
 template <class Store>
 Status observe_slot(Store& store, int slot, Span<const StepPart> parts,
                     const float* sums) noexcept {
@@ -27,23 +49,16 @@ Status observe_slot(Store& store, int slot, Span<const StepPart> parts,
     return error(StatusCode::unsupported,
                  "terse::KVCache::observe: the policy's evictor takes no column sums");
   } else {
-    const auto r = store.ref(slot);
-    const auto unit_floats = static_cast<std::size_t>(store.shape.entries) * block_tokens;
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      const int sequence = parts[i].sequence.index;
-      for (int u = 0; u < store.shape.unit.units; ++u) {
-        const float* own =
-            sums + i * column_sum_floats(store.shape) + static_cast<std::size_t>(u) * unit_floats;
-        const std::size_t at = r.unit_entry(sequence, u, 0);
-        const auto tokens =
-            static_cast<std::size_t>(r.entry_count(sequence, r.row_of_unit(u))) * block_tokens;
-        for (std::size_t t = 0; t < tokens; ++t) {
-          if ((r.live[at + t / block_tokens] >> (t % block_tokens) & 1u) != 0) {
-            P::evictor::observe(r.token_states[at * block_tokens + t], own[t]);
-          }
-        }
-      }
+    using TokenState = typename Store::TokenState;
+    bool finite = true;
+    visit_observed(store, slot, parts, sums,
+                   [&](const TokenState&, float sum) { finite = finite && is_finite(sum); });
+    if (!finite) {
+      return error(StatusCode::not_finite,
+                   "terse::KVCache::observe: a live token's column sum is NaN or infinite");
     }
+    visit_observed(store, slot, parts, sums,
+                   [](TokenState& state, float sum) { P::evictor::observe(state, sum); });
     return {};
   }
 }

@@ -11,6 +11,7 @@ namespace detail {
 
 struct PoolRecord {
   std::int64_t free_pages = 0;
+  std::int64_t lent_pages = 0;  ///< pages that the cache may use
 };
 
 class PagePool {
@@ -19,16 +20,35 @@ class PagePool {
   PagePool(PoolRecord* record, std::int32_t* free_list, std::int32_t* references) noexcept
       : record_(record), free_list_(free_list), references_(references) {}
 
-  /// All `num_pages` pages free; lower ids are handed out first.
-  void reset(std::int64_t num_pages) noexcept {
-    record_->free_pages = num_pages;
+  /// All `num_pages` pages free, lower ids handed out first; or none lent yet.
+  void reset(std::int64_t num_pages, bool lent) noexcept {
+    *record_ = {lent ? num_pages : 0, lent ? num_pages : 0};
     for (std::int64_t i = 0; i < num_pages; ++i) {
       free_list_[i] = static_cast<std::int32_t>(num_pages - 1 - i);
-      references_[i] = 0;
+      references_[i] = lent ? 0 : not_lent;
     }
   }
 
   [[nodiscard]] std::int64_t free_pages() const noexcept { return record_->free_pages; }
+  [[nodiscard]] std::int64_t held_pages() const noexcept {
+    return record_->lent_pages - record_->free_pages;
+  }
+  [[nodiscard]] bool is_lent(std::int32_t page) const noexcept {
+    return references_[page] != not_lent;
+  }
+  /// Precondition: !is_lent(page).
+  void lend(std::int32_t page) noexcept {
+    references_[page] = 0;
+    free_list_[record_->free_pages++] = page;
+    ++record_->lent_pages;
+  }
+  /// Gives a free page back to its owner. Precondition: free_pages() > 0.
+  [[nodiscard]] std::int32_t give_back() noexcept {
+    const std::int32_t page = free_list_[--record_->free_pages];
+    references_[page] = not_lent;
+    --record_->lent_pages;
+    return page;
+  }
   /// Precondition: free_pages() > 0.
   [[nodiscard]] std::int32_t take() noexcept {
     const std::int32_t page = free_list_[--record_->free_pages];
@@ -47,6 +67,8 @@ class PagePool {
   }
 
  private:
+  static constexpr std::int32_t not_lent = -1;
+
   PoolRecord* record_ = nullptr;
   std::int32_t* free_list_ = nullptr;
   std::int32_t* references_ = nullptr;

@@ -52,7 +52,6 @@ void walk_sequence(Store& store, int sequence, VisitBytes&& visit, VisitPage&& p
     for (int row = 0; row < shape.rows; ++row) {
       visit(&r.entry_count(sequence, row), sizeof(std::int32_t));
       const int count = r.entry_count(sequence, row);
-      if (count < 0 || count > shape.entries) return;  // only when loading: refused afterwards
       for (int e = 0; e < count; ++e) page(r, row, e);
       for (int u = row * shape.units_per_row; u < (row + 1) * shape.units_per_row; ++u) {
         const std::size_t at = r.unit_entry(sequence, u, 0);

@@ -48,14 +48,39 @@ template <class State>
   return {};
 }
 
+/// Open blocks that part `i` of a step must copy. Each earlier part with the same block has left it
+/// to the others by then.
+template <class Store>
+[[nodiscard]] std::int64_t open_copies(const Store& store, Span<const StepPart> parts,
+                                       std::size_t i) noexcept {
+  std::int64_t copies = 0;
+  if constexpr (Store::Ref::layout::paged) {
+    const auto page_of = [&](const auto& r, std::size_t part, int row) {
+      const int index = parts[part].sequence.index;
+      return open_page(store, r, index, row, store.base.sequences[index].length_tokens);
+    };
+    for (int s = 0; s < store.shape.slots; ++s) {
+      const auto r = store.ref(s);
+      for (int row = 0; row < store.shape.rows; ++row) {
+        const std::int32_t page = page_of(r, i, row);
+        if (page == no_page || store.pool.references(page) < 2) continue;
+        int owners = store.pool.references(page);
+        for (std::size_t j = 0; j < i; ++j) owners -= page_of(r, j, row) == page ? 1 : 0;
+        if (owners > 1) ++copies;
+      }
+    }
+  }
+  return copies;
+}
+
 /// Whether lists and pool have room for the parts.
 template <class Store>
 [[nodiscard]] Status check_room(const Store& store, Span<const StepPart> parts) noexcept {
   std::int64_t pages = 0;
-  for (const StepPart& part : parts) {
-    const int index = part.sequence.index;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const int index = parts[i].sequence.index;
     const StepNeed need =
-        step_need(store, index, store.base.sequences[index].length_tokens, part.tokens);
+        step_need(store, index, store.base.sequences[index].length_tokens, parts[i].tokens);
     if (!has_room(store, index, need.new_entries)) {
       return error(
           StatusCode::too_many_tokens,
@@ -64,7 +89,7 @@ template <class Store>
           "joins those",
           index);
     }
-    pages += need.new_pages;
+    pages += need.new_pages + open_copies(store, parts, i);
   }
   if constexpr (Store::Ref::layout::paged) {
     if (pages > store.pool.free_pages()) {

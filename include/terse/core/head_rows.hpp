@@ -60,7 +60,8 @@ struct MutableHeadRows {
     return {pointer, type, static_cast<std::int64_t>(heads) * channels, channels};
   }
 
-  /// Stores `channels` fp32 values at (row, head), rounded to nearest even.
+  /// Stores `channels` fp32 values at (row, head), rounded to nearest even; fp16 saturates at
+  /// 65504.
   void store(std::int64_t row, int head, int channels, const float* in) const noexcept {
     const std::int64_t at = row * row_stride + head * head_stride;
     switch (scalar) {
@@ -71,7 +72,7 @@ struct MutableHeadRows {
       }
       case Scalar::f16: {
         F16* p = static_cast<F16*>(data) + at;
-        for (int c = 0; c < channels; ++c) p[c] = to_f16(in[c]);
+        for (int c = 0; c < channels; ++c) p[c] = to_f16_saturating(in[c]);
         break;
       }
       case Scalar::bf16: {

@@ -52,7 +52,13 @@ TERSE_HOST_DEVICE inline int round_half_even(float x) noexcept {
   return __float2int_rn(x);
 #else
   // Adding 1.5 * 2^23 leaves the integer in the low mantissa bits, rounded by the adder itself.
-  const float shifted = x + 12582912.0f;
+  // Flags that let compilers reorder sums must not cancel it.
+  float shifted = x + 12582912.0f;
+#if defined(__SSE__)
+  __asm__("" : "+x"(shifted));
+#else
+  __asm__("" : "+m"(shifted));
+#endif
   return static_cast<int>(shifted - 12582912.0f);
 #endif
 }

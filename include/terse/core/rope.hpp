@@ -65,17 +65,39 @@ struct RopeSpec {
   }
 };
 
+/// Cosine and sine of every pair for a turn by `positions` steps: `turns [pair, 2]`. Angles in
+/// double.
+inline void fill_turn(const RopeSpec& rope, double positions, float* turns) noexcept {
+  for (int i = 0; i < rope.rotary_dim / 2; ++i) {
+    const double angle = positions * rope.inverse_frequency(i);
+    turns[2 * i] = static_cast<float>(std::cos(angle));
+    turns[2 * i + 1] = static_cast<float>(std::sin(angle));
+  }
+}
+
+/// Turns pair `i` of `vector [channel]` in place.
+inline void turn_pair(const RopeSpec& rope, int i, float cosine, float sine,
+                      float* vector) noexcept {
+  float& a = vector[rope.first_channel(i)];
+  float& b = vector[rope.second_channel(i)];
+  const float x = a, y = b;
+  a = x * cosine - y * sine;
+  b = x * sine + y * cosine;
+}
+
+/// Turns `vector [channel]` in place by what fill_turn wrote.
+inline void turn(const RopeSpec& rope, const float* turns, float* vector) noexcept {
+  for (int i = 0; i < rope.rotary_dim / 2; ++i) {
+    turn_pair(rope, i, turns[2 * i], turns[2 * i + 1], vector);
+  }
+}
+
 /// Turns `vector [channel]` in place by `positions` steps (negative turns back). Angles in double.
 inline void rotate(const RopeSpec& rope, double positions, float* vector) noexcept {
   for (int i = 0; i < rope.rotary_dim / 2; ++i) {
     const double angle = positions * rope.inverse_frequency(i);
-    const auto cosine = static_cast<float>(std::cos(angle));
-    const auto sine = static_cast<float>(std::sin(angle));
-    float& a = vector[rope.first_channel(i)];
-    float& b = vector[rope.second_channel(i)];
-    const float x = a, y = b;
-    a = x * cosine - y * sine;
-    b = x * sine + y * cosine;
+    turn_pair(rope, i, static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle)),
+              vector);
   }
 }
 

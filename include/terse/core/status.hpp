@@ -12,12 +12,12 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 
 enum class StatusCode : std::int32_t {
   ok = 0,
-  invalid_argument,    ///< a shape, stride, count, scale or parameter is out of its range
-  null_pointer,        ///< a required pointer is null
-  misaligned,          ///< a buffer does not have the alignment that the plan states
-  buffer_too_small,    ///< a buffer or workspace is smaller than its size query says
-  not_finite,          ///< keys, values, latents or gate logits contain NaN or infinity
-  stale_sequence,      ///< the handle does not name a living sequence
+  invalid_argument,  ///< a shape, stride, count, scale or parameter is out of its range
+  null_pointer,      ///< a required pointer is null
+  misaligned,        ///< a buffer does not have the alignment that the plan states
+  buffer_too_small,  ///< a buffer or workspace is smaller than its size query says
+  not_finite,        ///< keys, values, latents, gate logits or column sums contain NaN or infinity
+  stale_sequence,    ///< the handle does not name a living sequence
   too_many_sequences,  ///< max_sequences sequences are alive
   too_many_tokens,     ///< a sequence would exceed max_tokens, or a step max_step_tokens
   no_free_pages,       ///< the page pool cannot cover the request

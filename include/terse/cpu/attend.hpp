@@ -15,6 +15,7 @@
 
 #include "terse/cache/attention.hpp"
 #include "terse/config.hpp"
+#include "terse/cpu/basis.hpp"
 #include "terse/cpu/block_reader.hpp"
 #include "terse/cpu/dispatch.hpp"
 #include "terse/cpu/latent_keys.hpp"
@@ -95,13 +96,15 @@ struct ItemScratch {
   float* values = nullptr;         ///< decoded values, [64, value width]
   float* rebuilt = nullptr;        ///< rebuilt keys of one head, [head_dim, 64]
   float* vector = nullptr;         ///< one vector of any width
-  float* angles = nullptr;         ///< cosines and sines of a block, [pair, 2, 64]
+  AngleTables angles{};            ///< for rebuilt keys
 };
 
 template <class Ref>
 void carve_item(const Ref& r, const KernelTable& table, const PartShape& p, Arena& arena,
                 ItemScratch* s) noexcept {
   using Policy = typename Ref::policy;
+  using Keys = BlockReader<typename Policy::key_codec>;
+  using Values = BlockReader<typename Policy::value_codec>;
   const auto vectors = static_cast<std::size_t>(p.vectors);
   const auto head_dim = static_cast<std::size_t>(r.shape.head_dim);
   const auto key_width = static_cast<std::size_t>(r.shape.key_width);
@@ -109,20 +112,49 @@ void carve_item(const Ref& r, const KernelTable& table, const PartShape& p, Aren
   const int variants = Policy::reindex == Reindex::cache_index ? 2 : 1;
   for (int v = 0; v < variants; ++v) {
     s->queries[v] = arena.take<float>(vectors * head_dim);
-    s->prepared[v] = arena.take<std::byte>(BlockReader<typename Policy::key_codec>::prepared_bytes(
-        table, p.vectors, r.shape.key_width));
+    if constexpr (!Policy::projects) {
+      s->prepared[v] =
+          arena.take<std::byte>(Keys::prepared_bytes(table, p.vectors, r.shape.key_width));
+    }
   }
   s->scores = arena.take<float>(vectors * block_tokens);
   s->accumulators = arena.take<float>(vectors * value_width);
   s->states = arena.take<SoftmaxState>(vectors);
   s->masks = arena.take<RowMask>(static_cast<std::size_t>(p.rows));
-  s->keys = arena.take<float>(key_width * block_tokens);
-  s->values = arena.take<float>(value_width * block_tokens);
+  if (Policy::projects || Keys::decodes_keys(p.vectors)) {
+    s->keys = arena.take<float>(key_width * block_tokens);
+  }
+  if (Values::decodes_values(p.vectors / r.shape.unit.value_streams)) {
+    s->values = arena.take<float>(value_width * block_tokens);
+  }
   s->vector = arena.take<float>(std::max({head_dim, key_width, value_width}));
   if constexpr (Policy::projects) {
     s->rebuilt = arena.take<float>(head_dim * block_tokens);
-    s->angles = arena.take<float>(head_dim * block_tokens);
+    const auto pairs = static_cast<std::size_t>(r.rope.rotary_dim / 2);
+    s->angles.steps = arena.take<double>(pairs);
+    s->angles.offsets = arena.take<float>(pairs * 2 * block_tokens);
+    s->angles.block = arena.take<float>(pairs * 2 * block_tokens);
   }
+}
+
+template <class Ref>
+[[nodiscard]] std::size_t item_bytes(const Ref& r, const KernelTable& table,
+                                     const PartShape& p) noexcept {
+  Arena arena(nullptr);
+  ItemScratch s;
+  carve_item(r, table, p, arena, &s);
+  return arena.used_bytes();
+}
+
+/// Where the items of a part lie in the workspace, unit after unit, split after split.
+struct PartItems {
+  std::size_t offset_bytes = 0;
+  std::size_t item_bytes = 0;
+};
+
+/// Bytes of the table of PartItems with which a workspace begins.
+[[nodiscard]] constexpr std::size_t items_table_bytes(std::size_t parts) noexcept {
+  return round_up(parts * sizeof(PartItems), std::size_t{64});
 }
 
 /// Everything one attend call shares between its items.
@@ -135,20 +167,23 @@ struct AttendCall {
   const KernelTable& table;
   float scale;
   std::byte* workspace;
-  std::size_t item_bytes;
   int max_splits;
+
+  [[nodiscard]] const PartItems& items(std::size_t part) const noexcept {
+    return reinterpret_cast<const PartItems*>(workspace)[part];
+  }
 };
 
 template <class Ref>
 [[nodiscard]] ItemScratch item_scratch(const AttendCall<Ref>& call, std::size_t part, int unit,
                                        int split) noexcept {
-  const std::size_t item =
-      (part * static_cast<std::size_t>(call.r.shape.unit.units) + static_cast<std::size_t>(unit)) *
-          static_cast<std::size_t>(call.max_splits) +
-      static_cast<std::size_t>(split);
-  Arena arena(call.workspace + item * call.item_bytes);
+  const PartShape p = part_shape(call.r, call.in.parts[part]);
+  const PartItems& items = call.items(part);
+  const auto item = static_cast<std::size_t>(unit) * static_cast<std::size_t>(p.splits) +
+                    static_cast<std::size_t>(split);
+  Arena arena(call.workspace + items.offset_bytes + item * items.item_bytes);
   ItemScratch s;
-  carve_item(call.r, call.table, part_shape(call.r, call.in.parts[part]), arena, &s);
+  carve_item(call.r, call.table, p, arena, &s);
   return s;
 }
 
@@ -170,21 +205,18 @@ void load_queries(const AttendCall<Ref>& call, std::size_t part, int unit, std::
   for (int row = 0; row < p.rows; ++row) {
     const std::int64_t position = call.r.visible_tokens(sequence) - p.rows + row;
     const std::int64_t shift = prefix_shift(call.r, sequence, unit, position);
+    if (shift != 0) fill_turn(call.r.rope, static_cast<double>(shift), s.vector);
     for (int h = 0; h < shape.unit.heads_per_unit; ++h) {
       for (int g = 0; g < group; ++g) {
         const int head = (unit * shape.unit.heads_per_unit + h) * group + g;
         const int v = vector_index(h, row, g, p.rows, group);
-        float* q = s.queries[0] + static_cast<std::size_t>(v * shape.head_dim);
-        call.in.queries.load(row0 + row, head, shape.head_dim, q);
         for (int variant = 0; variant < 2 && s.queries[variant] != nullptr; ++variant) {
-          float* x = s.queries[variant] + static_cast<std::size_t>(v * shape.head_dim);
-          if (variant == 1) {
-            call.in.queries.load(row0 + row, head, shape.head_dim, x);
-            if (shift != 0) rotate(call.r.rope, static_cast<double>(shift), x);
-          }
+          float* x = s.queries[variant] + std::ptrdiff_t{v} * shape.head_dim;
+          call.in.queries.load(row0 + row, head, shape.head_dim, x);
+          if (variant == 1 && shift != 0) turn(call.r.rope, s.vector, x);
           for (int c = 0; c < shape.head_dim; ++c) x[c] *= call.scale;
           if constexpr (!Policy::projects) {
-            to_basis<KeyCodec>(CodecContext{Side::key, shape.key_width}, x);
+            turn_to_basis<KeyCodec>(call.table, CodecContext{Side::key, shape.key_width}, x);
           }
         }
       }
@@ -229,26 +261,37 @@ void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int 
   const int tokens = source_tokens(source);
   if constexpr (Policy::projects) {
     const int per_head = p.vectors / shape.unit.heads_per_unit;
+    block_angles(call.r, sequence, unit, entry, source == Source::sinks, s.angles);
     for (int h = 0; h < shape.unit.heads_per_unit; ++h) {
       const int stream = h / shape.unit.key_heads_per_stream;
-      if (h % shape.unit.key_heads_per_stream == 0) {
-        const CodecContext context{Side::key, shape.key_width};
-        if (source == Source::encoded) {
-          BlockReader<KeyCodec>::decode(call.table, context, block + shape.key_offset(stream),
-                                        s.keys);
-        } else {
-          decode_exact_keys(context, block + shape.exact_key_offset(stream, tokens), tokens,
-                            s.keys);
+      const CodecContext context{Side::key, shape.key_width};
+      const std::byte* latents = source == Source::encoded
+                                     ? block + shape.key_offset(stream)
+                                     : block + shape.exact_key_offset(stream, tokens);
+      if (!HasBasis<KeyCodec> && source != Source::encoded) {
+        call.table.scores_f16(key_up(call.r, unit * shape.unit.heads_per_unit + h), shape.head_dim,
+                              shape.key_width, reinterpret_cast<const F16*>(latents), tokens,
+                              s.rebuilt, nullptr);
+      } else if (!HasBasis<KeyCodec> && PlainCodec<KeyCodec>) {
+        BlockReader<KeyCodec>::scores(call.table, context, latents,
+                                      key_up(call.r, unit * shape.unit.heads_per_unit + h), nullptr,
+                                      shape.head_dim, s.rebuilt, nullptr, nullptr);
+      } else {
+        if (h % shape.unit.key_heads_per_stream == 0) {
+          if (source == Source::encoded) {
+            BlockReader<KeyCodec>::decode(call.table, context, latents, s.keys);
+          } else {
+            decode_exact_keys(context, latents, tokens, s.keys);
+          }
+          leave_basis<KeyCodec>(call.table, context, tokens, s.keys, s.vector);
         }
-        leave_basis<KeyCodec>(context, tokens, s.keys, s.vector);
+        call.table.scores_f32(key_up(call.r, unit * shape.unit.heads_per_unit + h), shape.head_dim,
+                              shape.key_width, s.keys, block_tokens, s.rebuilt);
       }
-      if (h == 0) block_angles(call.r, sequence, unit, entry, source == Source::sinks, s.angles);
-      rebuild_keys(call.r, call.table, unit * shape.unit.heads_per_unit + h, tokens, s.keys,
-                   s.angles, s.rebuilt);
-      call.table.scores_f32(
-          s.queries[variant] + static_cast<std::size_t>(h * per_head * shape.head_dim), per_head,
-          shape.head_dim, s.rebuilt, block_tokens,
-          s.scores + static_cast<std::size_t>(h * per_head) * block_tokens);
+      rotate_rebuilt(call.r.rope, tokens, s.angles.block, s.rebuilt);
+      call.table.scores_f32(s.queries[variant] + std::ptrdiff_t{h} * per_head * shape.head_dim,
+                            per_head, shape.head_dim, s.rebuilt, block_tokens,
+                            s.scores + std::ptrdiff_t{h} * per_head * block_tokens);
     }
   } else if (source == Source::encoded) {
     BlockReader<KeyCodec>::scores(call.table, CodecContext{Side::key, shape.key_width}, block,
@@ -259,9 +302,9 @@ void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int 
                           reinterpret_cast<const F16*>(block), tokens, s.scores, next);
   }
   if (call.params.logit_soft_cap > 0) {
-    const float cap = call.params.logit_soft_cap;
-    for (int i = 0; i < p.vectors * block_tokens; ++i) {
-      if (i % block_tokens < tokens) s.scores[i] = cap * std::tanh(s.scores[i] / cap);
+    for (int v = 0; v < p.vectors; ++v) {
+      call.table.soft_cap(s.scores + std::ptrdiff_t{v} * block_tokens, tokens,
+                          call.params.logit_soft_cap);
     }
   }
 }
@@ -304,8 +347,7 @@ void visit_blocks(const AttendCall<Ref>& call, int sequence, int unit, int begin
     std::uint64_t decoded = 0, exact = 0, sinks = 0;
     for (int row = 0; row < p.rows; ++row) {
       RowMask& m = s.masks[row];
-      m = row_mask(r, sequence, unit, e, newest - p.rows + 1 + row,
-                   call.params.sliding_window_tokens);
+      m = row_mask(r, sequence, unit, e, newest - p.rows + 1 + row, call.params);
       decoded |= m.decoded;
       exact |= m.exact;
       sinks |= m.sinks;
@@ -330,10 +372,22 @@ void visit_blocks(const AttendCall<Ref>& call, int sequence, int unit, int begin
   }
 }
 
-/// Whether an entry's block is encoded.
+/// What the next entry will be read from, as a hint: its block or, while it has none, the tail.
+struct NextBlock {
+  const std::byte* keys = nullptr;
+  const std::byte* values = nullptr;
+};
+
 template <class Ref>
-[[nodiscard]] bool has_block(const Ref& r, int sequence, int unit, int entry) noexcept {
-  return r.page(sequence, r.row_of_unit(unit), entry) != no_page;
+[[nodiscard]] NextBlock next_block(const Ref& r, int sequence, int unit, int entry,
+                                   int end) noexcept {
+  if (entry + 1 >= end) return {};
+  if (r.page(sequence, r.row_of_unit(unit), entry + 1) != no_page) {
+    const std::byte* block = r.block(sequence, unit, entry + 1);
+    return {block, block + r.shape.value_offset(0)};
+  }
+  const std::byte* tail = r.tail_block(sequence, unit, r.first_position(sequence, unit, entry + 1));
+  return {tail, tail + r.shape.exact_value_offset(0, block_tokens)};
 }
 
 template <class Ref>
@@ -350,6 +404,7 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
       s.accumulators, 0,
       static_cast<std::size_t>(p.vectors) * static_cast<std::size_t>(width) * sizeof(float));
   load_queries(call, part, unit, row0, p, s);
+  if constexpr (Ref::policy::projects) fill_offsets(r.rope, s.angles);
   const int count = r.entry_count(sequence, r.row_of_unit(unit));
   const int begin = p.splits == 1 ? 0 : split * split_entries;
   const int end = p.splits == 1 ? count : std::min(count, begin + split_entries);
@@ -358,11 +413,9 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
       call, sequence, unit, begin, end, p, s,
       [&](Source source, int e, int variant, auto&& select) {
         const std::byte* block = source_block(r, source, sequence, unit, e);
-        const std::byte* next =
-            source == Source::encoded && e + 1 < end && has_block(r, sequence, unit, e + 1)
-                ? r.block(sequence, unit, e + 1)
-                : nullptr;
-        block_scores(call, source, sequence, unit, e, variant, block, next, p, s);
+        const NextBlock next =
+            source == Source::sinks ? NextBlock{} : next_block(r, sequence, unit, e, end);
+        block_scores(call, source, sequence, unit, e, variant, block, next.keys, p, s);
         for (int v = 0, row = 0; v < p.vectors; v += group) {  // a group's members share a mask
           const std::uint64_t mask = select(row);
           row = row + 1 == p.rows ? 0 : row + 1;
@@ -375,17 +428,28 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
                                     s.accumulators + first * static_cast<std::size_t>(width));
           }
         }
-        block_values(call, source, block,
-                     next == nullptr ? nullptr : next + r.shape.value_offset(0), p, s);
+        block_values(call, source, block, next.values, p, s);
       });
 }
 
 /// The same array of another split of the unit: items of a unit follow each other in the workspace.
-template <class Ref, class T>
-[[nodiscard]] const T* at_split(const AttendCall<Ref>& call, const T* of_split_0,
-                                int split) noexcept {
+template <class T>
+[[nodiscard]] const T* at_split(const PartItems& items, const T* of_split_0, int split) noexcept {
   return reinterpret_cast<const T*>(reinterpret_cast<const std::byte*>(of_split_0) +
-                                    static_cast<std::size_t>(split) * call.item_bytes);
+                                    static_cast<std::size_t>(split) * items.item_bytes);
+}
+
+/// Sum of products in 16 partial sums, so that they need not wait for each other.
+[[nodiscard]] inline float dot(const float* a, const float* b, std::size_t count) noexcept {
+  float sums[16] = {};
+  std::size_t i = 0;
+  for (; i + 16 <= count; i += 16) {
+    for (std::size_t k = 0; k < 16; ++k) sums[k] += a[i + k] * b[i + k];
+  }
+  for (; i < count; ++i) sums[i % 16] += a[i] * b[i];
+  float sum = 0.0f;
+  for (const float x : sums) sum += x;
+  return sum;
 }
 
 /// Merges the splits of a unit into split 0, leaves the basis, projects and stores.
@@ -395,6 +459,7 @@ void finish_unit(const AttendCall<Ref>& call, std::size_t part, int unit,
   using Policy = typename Ref::policy;
   const ClassShape& shape = call.r.shape;
   const PartShape p = part_shape(call.r, call.in.parts[part]);
+  const PartItems& items = call.items(part);
   const ItemScratch s = item_scratch(call, part, unit, 0);
   const int group = shape.query_heads / shape.kv_heads;
   const auto width = static_cast<std::size_t>(shape.value_width);
@@ -404,29 +469,32 @@ void finish_unit(const AttendCall<Ref>& call, std::size_t part, int unit,
         const auto v = static_cast<std::size_t>(vector_index(h, row, g, p.rows, group));
         const int kv_head = unit * shape.unit.heads_per_unit + h;
         const int head = kv_head * group + g;
-        float high = call.params.sink_logits == nullptr ? -INFINITY : call.params.sink_logits[head];
+        const float sink =
+            call.params.sink_logits == nullptr ? -INFINITY : call.params.sink_logits[head];
+        float high = sink;
+        bool sees_nothing = sink == -INFINITY;
         for (int split = 0; split < p.splits; ++split) {
-          high = std::max(high, at_split(call, s.states, split)[v].max);
+          const SoftmaxState state = at_split(items, s.states, split)[v];
+          high = std::max(high, state.max);
+          sees_nothing = sees_nothing && state.sum == 0.0f;  // a NaN is not nothing
         }
-        float sum = call.params.sink_logits == nullptr
-                        ? 0.0f
-                        : std::exp(call.params.sink_logits[head] - high);
+        float sum = sink == -INFINITY ? 0.0f : std::exp(sink - high);
         float* mean = s.accumulators + v * width;
         for (int split = 0; split < p.splits; ++split) {
-          const SoftmaxState state = at_split(call, s.states, split)[v];
+          const SoftmaxState state = at_split(items, s.states, split)[v];
           const float weight = state.max == -INFINITY ? 0.0f : std::exp(state.max - high);
           sum += state.sum * weight;
           if (split == 0) {
             for (std::size_t c = 0; c < width; ++c) mean[c] *= weight;
           } else {
-            const float* partial = at_split(call, s.accumulators, split) + v * width;
+            const float* partial = at_split(items, s.accumulators, split) + v * width;
             for (std::size_t c = 0; c < width; ++c) mean[c] += partial[c] * weight;
           }
         }
-        const float inverse = sum > 0.0f ? 1.0f / sum : 0.0f;
+        const float inverse = sees_nothing ? 0.0f : 1.0f / sum;
         for (std::size_t c = 0; c < width; ++c) mean[c] *= inverse;
-        from_basis<typename Policy::value_codec>(CodecContext{Side::value, shape.value_width},
-                                                 mean);
+        turn_from_basis<typename Policy::value_codec>(
+            call.table, CodecContext{Side::value, shape.value_width}, mean);
         const float* result = mean;
         if constexpr (Policy::projects) {
           if (!call.params.latent_output) {
@@ -434,22 +502,44 @@ void finish_unit(const AttendCall<Ref>& call, std::size_t part, int unit,
                 call.r.factors.value_up + static_cast<std::size_t>(kv_head) *
                                               static_cast<std::size_t>(shape.head_dim) * width;
             for (int c = 0; c < shape.head_dim; ++c) {
-              float x = 0.0f;
-              for (std::size_t j = 0; j < width; ++j) {
-                x += up[static_cast<std::size_t>(c) * width + j] * mean[j];
-              }
-              s.vector[c] = x;
+              s.vector[c] = dot(up + static_cast<std::size_t>(c) * width, mean, width);
             }
             result = s.vector;
           }
         }
         const int channels = call.params.latent_output ? shape.value_width : shape.head_dim;
         call.out.output.store(row0 + row, head, channels, result);
-        const float lse = sum > 0.0f ? high + std::log(sum) : -INFINITY;
+        const float lse = sees_nothing ? -INFINITY : high + std::log(sum);
         s.states[v] = SoftmaxState{lse, 0.0f};
         if (call.out.lse_ln != nullptr) {
           call.out.lse_ln[(row0 + row) * shape.query_heads + head] = lse;
         }
+      }
+    }
+  }
+}
+
+/// First query row of a part.
+[[nodiscard]] inline std::int64_t first_row(const AttendInputs& in, std::size_t part) noexcept {
+  std::int64_t row = 0;
+  for (std::size_t i = 0; i < part; ++i) row += in.parts[i].tokens;
+  return row;
+}
+
+/// Sets the log-sum-exps of a unit's vectors, where finish_unit would leave them.
+template <class Ref>
+void take_lse(const AttendCall<Ref>& call, std::size_t part, int unit, std::int64_t row0,
+              const float* lse_ln) noexcept {
+  const ClassShape& shape = call.r.shape;
+  const PartShape p = part_shape(call.r, call.in.parts[part]);
+  const ItemScratch s = item_scratch(call, part, unit, 0);
+  const int group = shape.query_heads / shape.kv_heads;
+  for (int h = 0; h < shape.unit.heads_per_unit; ++h) {
+    for (int row = 0; row < p.rows; ++row) {
+      for (int g = 0; g < group; ++g) {
+        const int head = (unit * shape.unit.heads_per_unit + h) * group + g;
+        s.states[vector_index(h, row, g, p.rows, group)] =
+            SoftmaxState{lse_ln[(row0 + row) * shape.query_heads + head], 0.0f};
       }
     }
   }
@@ -471,13 +561,14 @@ void sum_columns(const AttendCall<Ref>& call, std::size_t part, int unit,
                                            static_cast<std::size_t>(r.shape.entries) * block_tokens;
   std::memset(sums, 0, static_cast<std::size_t>(count) * block_tokens * sizeof(float));
   load_queries(call, part, unit, row0, p, s);
+  if constexpr (Ref::policy::projects) fill_offsets(r.rope, s.angles);
   visit_blocks(
       call, sequence, unit, 0, count, p, s, [&](Source source, int e, int variant, auto&& select) {
         block_scores(call, source, sequence, unit, e, variant,
                      source_block(r, source, sequence, unit, e), nullptr, p, s);
         for (int v = 0; v < p.vectors; ++v) {
           const std::uint64_t mask = select(v / group % p.rows);
-          if (mask == 0) continue;
+          if (mask == 0 || s.states[v].max == -INFINITY) continue;
           float* scores = s.scores + static_cast<std::size_t>(v) * block_tokens;
           // No logit exceeds the log-sum-exp, so the maximum stays and exp(x - lse) comes out.
           SoftmaxState state = s.states[v];
@@ -502,49 +593,41 @@ void sum_columns(const AttendCall<Ref>& call, std::size_t part, int unit,
 template <class Ref>
 [[nodiscard]] std::size_t attend_workspace_bytes(const Ref& r, Span<const StepPart> parts,
                                                  const KernelTable& table = kernels()) noexcept {
-  std::size_t largest = 0;
-  int splits = 1;
+  std::size_t bytes = detail::items_table_bytes(parts.size());
   for (const StepPart& part : parts) {
     if (part.sequence.index < 0 || part.sequence.index >= r.shape.sequences || part.tokens < 1) {
       continue;
     }
     const detail::PartShape p = detail::part_shape(r, part);
-    detail::Arena arena(nullptr);
-    detail::ItemScratch s;
-    detail::carve_item(r, table, p, arena, &s);
-    largest = std::max(largest, arena.used_bytes());
-    splits = std::max(splits, p.splits);
+    bytes += detail::item_bytes(r, table, p) * static_cast<std::size_t>(r.shape.unit.units) *
+             static_cast<std::size_t>(p.splits);
   }
-  return largest * parts.size() * static_cast<std::size_t>(r.shape.unit.units) *
-         static_cast<std::size_t>(splits);
+  return bytes;
 }
 
 /// The largest attend_workspace_bytes of any call with at most `num_parts` parts of at most
 /// `rows_per_part` query rows each, whatever the sequences hold, now or later: for engines that
-/// allocate once. Exact for calls over full sequences in which one part has all its rows and,
-/// where that many rows are not split, another has few.
+/// allocate once. Reached by calls over full sequences.
 template <class Ref>
 [[nodiscard]] std::size_t max_attend_workspace_bytes(
     const Ref& r, int num_parts, int rows_per_part, const KernelTable& table = kernels()) noexcept {
   if (num_parts < 1 || rows_per_part < 1) return 0;
-  const auto item_bytes = [&](int rows) {
-    detail::PartShape p;
-    p.rows = rows;
-    p.vectors = rows * r.shape.unit_query_heads();
-    detail::Arena arena(nullptr);
-    detail::ItemScratch s;
-    detail::carve_item(r, table, p, arena, &s);
-    return arena.used_bytes();
+  const int heads = r.shape.unit_query_heads();
+  const auto part_bytes = [&](int rows) {
+    detail::PartShape p{.rows = rows, .vectors = rows * heads};
+    if (p.vectors < unsplit_rows) p.splits = ceil_div(r.shape.entries, split_entries);
+    return detail::item_bytes(r, table, p) * static_cast<std::size_t>(p.splits);
   };
-  const auto splits = static_cast<std::size_t>(ceil_div(r.shape.entries, split_entries));
-  const std::size_t items =
-      static_cast<std::size_t>(num_parts) * static_cast<std::size_t>(r.shape.unit.units);
-  const int split_rows = std::min(rows_per_part, (unsplit_rows - 1) / r.shape.unit_query_heads());
-  if (split_rows < 1) return item_bytes(rows_per_part) * items;
-  if (num_parts > 1 || split_rows == rows_per_part) {
-    return item_bytes(rows_per_part) * items * splits;
+  // An item grows with its rows but for two steps down: where rows are no longer split, and where
+  // codes are no longer multiplied as they are.
+  std::size_t largest = part_bytes(rows_per_part);
+  for (const int vectors : {unsplit_rows - 1, packed_vectors}) {
+    const int rows = std::min(rows_per_part, vectors / heads);
+    if (rows > 0) largest = std::max(largest, part_bytes(rows));
   }
-  return items * std::max(item_bytes(rows_per_part), item_bytes(split_rows) * splits);
+  const auto parts = static_cast<std::size_t>(num_parts);
+  return detail::items_table_bytes(parts) +
+         parts * static_cast<std::size_t>(r.shape.unit.units) * largest;
 }
 
 /// Whether codes are read by a kernel of their own rather than through the codec's `decode`.
@@ -562,6 +645,69 @@ template <class Ref>
   return BlockReader<typename Ref::policy::value_codec>::name;
 }
 
+namespace detail {
+
+/// Whether the table's own code reads the blocks' codes, rather than the codec's `decode` or the
+/// portable code that serves odd scale groups.
+template <class Ref>
+[[nodiscard]] bool runs_specialized(const Ref& r, const KernelTable& table) noexcept {
+  const auto covered = [&]<class C>(Side side, int width) {
+    if constexpr (AffineCodec<C>) return table.covers(C::affine_format, side, width);
+    return true;
+  };
+  return is_specialized<Ref> &&
+         covered.template operator()<typename Ref::policy::key_codec>(Side::key,
+                                                                      r.shape.key_width) &&
+         covered.template operator()<typename Ref::policy::value_codec>(Side::value,
+                                                                        r.shape.value_width);
+}
+
+[[nodiscard]] inline Status check_workspace(Span<std::byte> workspace, std::size_t need) noexcept {
+  if (workspace.data() == nullptr || workspace.size() < need) {
+    return error(StatusCode::buffer_too_small,
+                 "terse::attend: the workspace is smaller than attend_workspace_bytes; detail: "
+                 "bytes needed",
+                 static_cast<std::int64_t>(need));
+  }
+  if (reinterpret_cast<std::uintptr_t>(workspace.data()) % 64 != 0) {
+    return error(StatusCode::misaligned, "terse::attend: the workspace must be 64-byte aligned");
+  }
+  return {};
+}
+
+/// Divides the workspace among the parts.
+template <class Ref>
+[[nodiscard]] AttendCall<Ref> make_call(const Ref& r, const AttendInputs& in,
+                                        const AttendOutputs& out, const AttendParams& params,
+                                        const KernelTable& table, std::byte* workspace) noexcept {
+  auto* items = reinterpret_cast<PartItems*>(workspace);
+  std::size_t offset = items_table_bytes(in.parts.size());
+  int splits = 1;
+  for (std::size_t i = 0; i < in.parts.size(); ++i) {
+    const PartShape p = part_shape(r, in.parts[i]);
+    items[i] = {offset, item_bytes(r, table, p)};
+    offset += items[i].item_bytes * static_cast<std::size_t>(r.shape.unit.units) *
+              static_cast<std::size_t>(p.splits);
+    splits = std::max(splits, p.splits);
+  }
+  const float scale = params.softmax_scale > 0
+                          ? params.softmax_scale
+                          : 1.0f / std::sqrt(static_cast<float>(r.shape.head_dim));
+  return {r, in, out, params, table, scale, workspace, splits};
+}
+
+/// Calls `f(part, unit, row0)` for every unit of every part, `row0` being the part's first row.
+template <class Ref, class ParallelFor, class F>
+void for_each_unit(const AttendCall<Ref>& call, ParallelFor&& parallel_for, F&& f) {
+  const int units = call.r.shape.unit.units;
+  parallel_for(static_cast<int>(call.in.parts.size()) * units, [&](int item) {
+    const auto part = static_cast<std::size_t>(item / units);
+    f(part, item % units, first_row(call.in, part));
+  });
+}
+
+}  // namespace detail
+
 /// Attention of the parts' query rows over everything their sequences hold.
 ///
 /// Const and reentrant; allocates nothing. `workspace`: attend_workspace_bytes, 64-byte aligned,
@@ -574,50 +720,48 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
               Span<std::byte> workspace, const AttendParams& params = {},
               ParallelFor&& parallel_for = {}, const KernelTable& table = kernels()) {
   if (Status s = terse::detail::check_attend(r, in, out, params); !s.ok()) return s;
-  if (params.require_specialized && !is_specialized<Ref>) {
+  if (params.require_specialized && !detail::runs_specialized(r, table)) {
     return error(StatusCode::unsupported,
                  "terse::attend: no specialised kernel reads this policy's codes; store them by "
-                 "terse/quant/codes.hpp and declare affine_format, or drop require_specialized");
+                 "terse/quant/codes.hpp and declare affine_format with scale groups of a multiple "
+                 "of 16, or drop require_specialized");
   }
   const std::size_t need = attend_workspace_bytes(r, in.parts, table);
-  if (workspace.data() == nullptr || workspace.size() < need) {
-    return error(StatusCode::buffer_too_small,
-                 "terse::attend: the workspace is smaller than attend_workspace_bytes; detail: "
-                 "bytes needed",
-                 static_cast<std::int64_t>(need));
-  }
-  if (reinterpret_cast<std::uintptr_t>(workspace.data()) % 64 != 0) {
-    return error(StatusCode::misaligned, "terse::attend: the workspace must be 64-byte aligned");
-  }
-  const int units = r.shape.unit.units;
-  int splits = 1;
-  for (const StepPart& part : in.parts) {
-    splits = std::max(splits, detail::part_shape(r, part).splits);
-  }
-  const std::size_t num_items =
-      in.parts.size() * static_cast<std::size_t>(units) * static_cast<std::size_t>(splits);
-  const float scale = params.softmax_scale > 0
-                          ? params.softmax_scale
-                          : 1.0f / std::sqrt(static_cast<float>(r.shape.head_dim));
-  const detail::AttendCall<Ref> call{
-      r, in, out, params, table, scale, workspace.data(), need / num_items, splits};
-  const auto first_row = [&](std::size_t part) {
-    std::int64_t row = 0;
-    for (std::size_t i = 0; i < part; ++i) row += in.parts[i].tokens;
-    return row;
-  };
-  parallel_for(static_cast<int>(num_items), [&](int item) {
-    const auto unit_item = static_cast<std::size_t>(item / splits);
-    const std::size_t part = unit_item / static_cast<std::size_t>(units);
-    detail::run_item(call, part, static_cast<int>(unit_item) % units, item % splits,
-                     first_row(part));
+  if (Status s = detail::check_workspace(workspace, need); !s.ok()) return s;
+  const auto call = detail::make_call(r, in, out, params, table, workspace.data());
+  const int units = r.shape.unit.units, splits = call.max_splits;
+  parallel_for(static_cast<int>(in.parts.size()) * units * splits, [&](int item) {
+    const auto part = static_cast<std::size_t>(item / splits / units);
+    detail::run_item(call, part, item / splits % units, item % splits, detail::first_row(in, part));
   });
-  parallel_for(static_cast<int>(in.parts.size()) * units, [&](int item) {
-    const auto part = static_cast<std::size_t>(item / units);
-    detail::finish_unit(call, part, item % units, first_row(part));
-    if (out.column_sums != nullptr) {
-      detail::sum_columns(call, part, item % units, first_row(part));
-    }
+  detail::for_each_unit(call, parallel_for, [&](std::size_t part, int unit, std::int64_t row0) {
+    detail::finish_unit(call, part, unit, row0);
+    if (out.column_sums != nullptr) detail::sum_columns(call, part, unit, row0);
+  });
+  return {};
+}
+
+/// Column sums of attention that was computed in parts: probabilities of the tokens held here under
+/// `lse_ln [row, query_head]`, the merged log-sum-exp of this cache and of whatever else the rows
+/// saw. Rows with lse_ln = -inf saw nothing. Writes `column_sums [part, unit, entry, 64]` as attend
+/// does, for KVCache::observe; workspace, threads and errors as in attend.
+template <class Ref, class ParallelFor = Serial>
+Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* lse_ln,
+                             float* column_sums, Span<std::byte> workspace,
+                             const AttendParams& params = {}, ParallelFor&& parallel_for = {},
+                             const KernelTable& table = kernels()) {
+  if (Status s = terse::detail::check_queries(r, in, params); !s.ok()) return s;
+  if (lse_ln == nullptr || column_sums == nullptr) {
+    return error(StatusCode::null_pointer,
+                 "terse::sum_attention_columns: lse_ln or column_sums is null");
+  }
+  const std::size_t need = attend_workspace_bytes(r, in.parts, table);
+  if (Status s = detail::check_workspace(workspace, need); !s.ok()) return s;
+  const AttendOutputs out{.column_sums = column_sums};
+  const auto call = detail::make_call(r, in, out, params, table, workspace.data());
+  detail::for_each_unit(call, parallel_for, [&](std::size_t part, int unit, std::int64_t row0) {
+    detail::take_lse(call, part, unit, row0, lse_ln);
+    detail::sum_columns(call, part, unit, row0);
   });
   return {};
 }

@@ -9,6 +9,7 @@
 #include "terse/cpu/avx2_decode.hpp"
 #include "terse/cpu/avx2_dense.hpp"
 #include "terse/cpu/kernel_table.hpp"
+#include "terse/quant/hadamard.hpp"
 
 #if TERSE_X86_DISPATCH
 
@@ -25,6 +26,7 @@ inline constexpr KernelTable table{
     .values_f32 = values_f32,
     .values_f16 = values<LoadF16>,
     .values_e4m3 = values<LoadE4m3>,
+    .covers = covers_affine,
     .prepared_bytes = portable::prepared_bytes,
     .prepare_queries = portable::prepare_queries,
     .scores_affine = scores_affine,
@@ -32,6 +34,8 @@ inline constexpr KernelTable table{
     .decode_affine = decode_affine,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
+    .hadamard = terse::hadamard,
+    .soft_cap = soft_cap,
 };
 
 }  // namespace avx2

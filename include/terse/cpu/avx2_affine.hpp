@@ -21,13 +21,6 @@ namespace avx2 {
 inline constexpr int affine_rows = 4;
 inline constexpr int chunk_channels = 256;
 
-/// Whether scale groups align with the vectors of the codes; if not, portable code serves.
-inline bool covers(const AffineFormat& f, Side side, int width) noexcept {
-  if (f.granularity == Granularity::per_channel) return f.group % 16 == 0;
-  return f.group == 0 || f.group >= width ||
-         f.group % (side == Side::key ? codes_per_lane(f.bits) : 16) == 0;
-}
-
 TERSE_INLINE_AVX2 __m256 load_halves(const std::byte* section, int index) noexcept {
   return LoadF16::load(reinterpret_cast<const F16*>(section) + index);
 }
@@ -269,7 +262,7 @@ TERSE_TARGET_AVX2 inline void scores_affine(const AffineFormat& format, int widt
                                             const std::byte* record, const float* queries,
                                             const std::byte* prepared, int rows, float* scores,
                                             const std::byte* next) {
-  if (!covers(format, Side::key, width)) {
+  if (!covers_affine(format, Side::key, width)) {
     return portable::scores_affine(format, width, record, queries, prepared, rows, scores, next);
   }
   const ReadFormat f(format);
@@ -287,7 +280,7 @@ TERSE_TARGET_AVX2 inline void scores_affine(const AffineFormat& format, int widt
 TERSE_TARGET_AVX2 inline void values_affine(const AffineFormat& format, int width,
                                             const std::byte* record, const float* probabilities,
                                             int rows, float* accumulators, const std::byte* next) {
-  if (format.granularity != Granularity::per_token || !covers(format, Side::value, width)) {
+  if (format.granularity != Granularity::per_token || !covers_affine(format, Side::value, width)) {
     return portable::values_affine(format, width, record, probabilities, rows, accumulators, next);
   }
   const ReadFormat f(format);

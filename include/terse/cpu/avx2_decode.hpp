@@ -85,7 +85,7 @@ TERSE_TARGET_AVX2 void decode_bits(const AffineFormat& f, Side side, int width,
 TERSE_TARGET_AVX2 inline void decode_affine(const AffineFormat& f, Side side, int width,
                                             const std::byte* record, float* out) {
   const bool per_channel = f.granularity == Granularity::per_channel;
-  if (!covers(f, side, width) || (side == Side::value && per_channel)) {
+  if (!covers_affine(f, side, width) || (side == Side::value && per_channel)) {
     return portable::decode_affine(f, side, width, record, out);
   }
   const AffineParts parts(f, side, width, record);

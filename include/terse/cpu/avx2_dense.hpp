@@ -289,17 +289,14 @@ TERSE_TARGET_AVX2 inline float softmax_block(float* scores, std::uint64_t mask,
   }
   const float block_max = largest_lane(peak);
   const float old_max = state->max;
-  const float maximum = old_max > block_max ? old_max : block_max;
-  if (maximum == -__builtin_inff()) {  // every logit so far excludes its token
-    TERSE_UNROLL
-    for (int v = 0; v < 8; ++v) _mm256_storeu_ps(scores + 8 * v, _mm256_setzero_ps());
-    return 1.0f;
-  }
+  const float maximum = block_max > old_max ? block_max : old_max;
+  // Where every logit so far excludes its token, 0 takes the place of the maximum: exp(-inf) = 0.
+  const float reference = maximum == -__builtin_inff() ? 0.0f : maximum;
   __m256 total = _mm256_setzero_ps();
   TERSE_UNROLL
   for (int v = 0; v < 8; ++v) {
     // Tokens outside the mask are at -infinity: their exp is 0.
-    const __m256 p = exp_nonpositive(_mm256_sub_ps(x[v], _mm256_set1_ps(maximum)));
+    const __m256 p = exp_nonpositive(_mm256_sub_ps(x[v], _mm256_set1_ps(reference)));
     _mm256_storeu_ps(scores + 8 * v, p);
     total = _mm256_add_ps(total, p);
   }
@@ -312,6 +309,27 @@ TERSE_TARGET_AVX2 inline float softmax_block(float* scores, std::uint64_t mask,
   state->max = maximum;
   state->sum = state->sum * factor + sum;
   return factor;
+}
+
+TERSE_TARGET_AVX2 inline void soft_cap(float* x, int count, float cap) {
+  const __m256 inverse = _mm256_set1_ps(1.0f / cap), one = _mm256_set1_ps(1.0f);
+  const __m256 sign = _mm256_set1_ps(-0.0f);
+  for (int i = 0; i < count; i += 8) {
+    const __m256 y = _mm256_mul_ps(_mm256_loadu_ps(x + i), inverse);
+    const __m256 size = _mm256_andnot_ps(sign, y), square = _mm256_mul_ps(y, y);
+    const __m256 e = exp_nonpositive(_mm256_mul_ps(size, _mm256_set1_ps(-2.0f)));
+    const __m256 far = _mm256_div_ps(_mm256_sub_ps(one, e), _mm256_add_ps(one, e));
+    __m256 near = _mm256_set1_ps(tanh_series[3]);
+    TERSE_UNROLL
+    for (int k = 2; k >= 0; --k) {
+      near = _mm256_fmadd_ps(near, square, _mm256_set1_ps(tanh_series[k]));
+    }
+    near = _mm256_fmadd_ps(_mm256_mul_ps(near, square), size, size);
+    const __m256 t =
+        _mm256_blendv_ps(far, near, _mm256_cmp_ps(size, _mm256_set1_ps(tanh_near), _CMP_LT_OQ));
+    _mm256_storeu_ps(x + i,
+                     _mm256_mul_ps(_mm256_or_ps(t, _mm256_and_ps(y, sign)), _mm256_set1_ps(cap)));
+  }
 }
 
 TERSE_TARGET_AVX2 inline void scale(float* x, int count, float factor) {

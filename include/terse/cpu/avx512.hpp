@@ -7,6 +7,7 @@
 #include "terse/config.hpp"
 #include "terse/cpu/avx512_decode.hpp"
 #include "terse/cpu/avx512_dense.hpp"
+#include "terse/cpu/avx512_hadamard.hpp"
 #include "terse/cpu/avx512_keys.hpp"
 #include "terse/cpu/avx512_softmax.hpp"
 #include "terse/cpu/avx512_values.hpp"
@@ -27,6 +28,7 @@ inline constexpr KernelTable table{
     .values_f32 = values_f32,
     .values_f16 = values<LoadF16>,
     .values_e4m3 = values<LoadE4m3>,
+    .covers = covers_affine,
     .prepared_bytes = prepared_bytes,
     .prepare_queries = prepare_queries,
     .scores_affine = scores_affine,
@@ -34,6 +36,8 @@ inline constexpr KernelTable table{
     .decode_affine = decode_affine,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
+    .hadamard = hadamard,
+    .soft_cap = soft_cap,
 };
 
 }  // namespace avx512

@@ -96,7 +96,7 @@ TERSE_TARGET_AVX512 void decode_bits(const AffineFormat& f, Side side, int width
 
 TERSE_TARGET_AVX512 inline void decode_affine(const AffineFormat& f, Side side, int width,
                                               const std::byte* record, float* out) {
-  if (!covers(f, side, width)) return portable::decode_affine(f, side, width, record, out);
+  if (!covers_affine(f, side, width)) return portable::decode_affine(f, side, width, record, out);
   const AffineParts parts(f, side, width, record);
   switch (f.bits) {
     case 2:

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "terse/config.hpp"
 #include "terse/cpu/avx512_fixed_point.hpp"
@@ -51,8 +52,7 @@ TERSE_TARGET_AVX512 void key_dots(const std::byte* codes, std::ptrdiff_t second,
     if constexpr (D == Digits::shared) {
       TERSE_UNROLL
       for (int r = 0; r < R; ++r) {
-        dot_word(sum[r][0][0], a, digits + r * row_stride);
-        dot_word(sum[r][1][0], b, digits + r * row_stride + to_other);
+        dot_word(sum[r][0][0], a, sum[r][1][0], b, digits + r * row_stride);
       }
     }
     TERSE_ROLL
@@ -66,8 +66,12 @@ TERSE_TARGET_AVX512 void key_dots(const std::byte* codes, std::ptrdiff_t second,
         const float* word = digits + r * row_stride + field * 4;
         TERSE_UNROLL
         for (int i = D == Digits::shared ? 1 : 0; i < 3; ++i) {
-          dot_word(sum[r][0][i], x, word + i);
-          dot_word(sum[r][1][i], y, word + to_other + i);
+          if constexpr (Shared) {
+            dot_word(sum[r][0][i], x, sum[r][1][i], y, word + i);
+          } else {
+            dot_word(sum[r][0][i], x, word + i);
+            dot_word(sum[r][1][i], y, word + to_other + i);
+          }
         }
       }
     }
@@ -87,15 +91,17 @@ TERSE_TARGET_AVX512 void key_dots(const std::byte* codes, std::ptrdiff_t second,
   }
 }
 
-/// How queries of a per-token format are cut: those words serve every block of a call.
+/// How queries of a per-token format are cut. Shared digits leave 20 bits below a row's largest
+/// number, too few for the others where that one towers above them.
 template <int Bits>
-inline constexpr Digits query_digits = Bits == 4 ? Digits::shared : Digits::three;
+inline constexpr Digits usual_digits = Bits == 4 ? Digits::shared : Digits::three;
+inline constexpr float shared_peak_per_rms = 4.0f;
 
 /// Where `prepare_queries` puts things: digits `[row, quad, 4 words]`, the centre's shares
-/// `[chunk, row]`, and a scale per row.
+/// `[chunk, row]`, a scale per row, and which Digits the words are.
 struct PreparedPlan {
   std::ptrdiff_t row_words;
-  std::size_t shares_at, scales_at, bytes;
+  std::size_t shares_at, scales_at, digits_at, bytes;
 
   PreparedPlan(const AffineFormat& f, int rows, int width) noexcept
       : row_words(round_up(width, 16)),
@@ -103,26 +109,28 @@ struct PreparedPlan {
         scales_at(shares_at + round_up(static_cast<std::size_t>(count_chunks(f, width) * rows) *
                                            sizeof(CentreShare),
                                        std::size_t{64})),
-        bytes(scales_at + round_up(static_cast<std::size_t>(rows) * 4, std::size_t{64})) {}
+        digits_at(scales_at + round_up(static_cast<std::size_t>(rows) * 4, std::size_t{64})),
+        bytes(digits_at + 64) {}
 };
 
 inline bool wants_preparation(const AffineFormat& f, int width) noexcept {
-  return f.granularity == Granularity::per_token && covers(f, Side::key, width);
+  return f.granularity == Granularity::per_token && covers_affine(f, Side::key, width);
 }
 
 inline std::size_t prepared_bytes(const AffineFormat& f, int rows, int width) {
   return wants_preparation(f, width) ? PreparedPlan(f, rows, width).bytes : 0;
 }
 
-/// Words of `count` numbers x; those of a number take 4 bytes at its own index.
+/// Words of `count` numbers x and of zeros up to `stored`; those of a number take 4 bytes at its
+/// own index.
 template <Digits D>
-TERSE_TARGET_AVX512 void split_chunk(const float* x, int count, float inverse, std::byte* words,
-                                     __m512i* total) noexcept {
+TERSE_TARGET_AVX512 void split_chunk(const float* x, int count, int stored, float inverse,
+                                     std::byte* words, __m512i* total) noexcept {
   const __m512 scale = _mm512_set1_ps(inverse);
   if constexpr (D == Digits::three) {
     for (int c = 0; c < count; c += 16) {
       const __m512 part = _mm512_maskz_loadu_ps(first_lanes(count - c), x + c);
-      _mm512_mask_storeu_epi32(words + c * 4, first_lanes(round_up(count - c, 4)),
+      _mm512_mask_storeu_epi32(words + c * 4, first_lanes(stored - c),
                                split_three(part, scale, total));
     }
   } else {
@@ -138,7 +146,7 @@ TERSE_TARGET_AVX512 void split_chunk(const float* x, int count, float inverse, s
           _mm512_shuffle_i32x4(digits.first, digits.partner, _MM_SHUFFLE(3, 2, 3, 2))};
       for (int half = 0; half < 2; ++half) {
         _mm512_mask_storeu_epi32(
-            words + (c + half * 16) * 4, first_lanes(round_up(count - c - half * 16, 8)),
+            words + (c + half * 16) * 4, first_lanes(stored - c - half * 16),
             _mm512_shuffle_i32x4(in_turn[half], in_turn[half], _MM_SHUFFLE(3, 1, 2, 0)));
       }
     }
@@ -169,24 +177,45 @@ TERSE_TARGET_AVX512 void split_rows(const AffineFormat& f, const float* queries,
       __m512i total[affine_rows];
       TERSE_UNROLL
       for (int r = 0; r < affine_rows; ++r) total[r] = _mm512_setzero_si512();
-      split_chunk<D>(q + begin, count, fixed.inverse[0], digits + begin * 4, total);
+      split_chunk<D>(q + begin, count, round_up(count, codes_per_lane(f.bits)), fixed.inverse[0],
+                     digits + begin * 4, total);
       store_shares<D>(f.centre, total, round_up(count, D == Digits::three ? 16 : 32), 1,
                       &shares[chunk * rows + row]);
     }
   }
 }
 
+/// Whether a row has a number that towers above its others.
+TERSE_TARGET_AVX512 inline bool has_spike(const float* queries, int rows, int width) noexcept {
+  for (int row = 0; row < rows; ++row) {
+    const float* q = queries + static_cast<std::ptrdiff_t>(row) * width;
+    __m512 peak = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+    for (int c = 0; c < width; c += 16) {
+      const __m512 x = _mm512_maskz_loadu_ps(first_lanes(width - c), q + c);
+      peak = max_magnitude(peak, x);
+      squares = _mm512_fmadd_ps(x, x, squares);
+    }
+    const float top = _mm512_reduce_max_ps(_mm512_abs_ps(peak));
+    const float mean = _mm512_reduce_add_ps(squares) / static_cast<float>(width);
+    if (top * top > shared_peak_per_rms * shared_peak_per_rms * mean) return true;
+  }
+  return false;
+}
+
 TERSE_TARGET_AVX512 inline void prepare_queries(const AffineFormat& f, const float* queries,
                                                 int rows, int width, std::byte* prepared) {
   if (!wants_preparation(f, width)) return;
-  if (f.bits == 4) {
-    split_rows<query_digits<4>>(f, queries, rows, width, prepared);
+  const Digits digits =
+      f.bits == 4 && !has_spike(queries, rows, width) ? usual_digits<4> : Digits::three;
+  std::memcpy(prepared + PreparedPlan(f, rows, width).digits_at, &digits, sizeof digits);
+  if (digits == Digits::shared) {
+    split_rows<Digits::shared>(f, queries, rows, width, prepared);
   } else {
-    split_rows<query_digits<8>>(f, queries, rows, width, prepared);
+    split_rows<Digits::three>(f, queries, rows, width, prepared);
   }
 }
 
-template <int Bits, int R>
+template <int Bits, Digits D, int R>
 TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
                                           const AffineParts& parts, const float* queries,
                                           const std::byte* prepared, int rows, int row,
@@ -204,9 +233,8 @@ TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
     const int group = f.group == 0 ? 0 : begin / f.group;
     const KeyWords words{digits + begin, shares};
     for (int tile = 0; tile < 2; ++tile) {
-      key_dots<Bits, query_digits<Bits>, R, true>(
-          parts.codes + 2 * tile * second + begin / span * 64, second, ceil_div(count, span), words,
-          plan.row_words, words, ahead, dots);
+      key_dots<Bits, D, R, true>(parts.codes + 2 * tile * second + begin / span * 64, second,
+                                 ceil_div(count, span), words, plan.row_words, words, ahead, dots);
       TERSE_UNROLL
       for (int v = 0; v < 2; ++v) {
         const int t = tile * 32 + v * 16;
@@ -369,7 +397,15 @@ TERSE_TARGET_AVX512 void scores_rows(const AffineFormat& f, int width, const Aff
                                      int row, float* scores, std::intptr_t ahead) noexcept {
   float* out = scores + static_cast<std::ptrdiff_t>(row) * block_tokens;
   if (f.granularity == Granularity::per_token) {
-    scores_per_token<Bits, R>(f, width, parts, queries, prepared, rows, row, out, ahead);
+    Digits digits;
+    std::memcpy(&digits, prepared + PreparedPlan(f, rows, width).digits_at, sizeof digits);
+    if (digits == usual_digits<Bits>) {
+      scores_per_token<Bits, usual_digits<Bits>, R>(f, width, parts, queries, prepared, rows, row,
+                                                    out, ahead);
+    } else {
+      scores_per_token<Bits, Digits::three, R>(f, width, parts, queries, prepared, rows, row, out,
+                                               ahead);
+    }
   } else {
     scores_per_channel<Bits, R>(f, width, parts, queries + static_cast<std::ptrdiff_t>(row) * width,
                                 out, ahead);
@@ -403,7 +439,7 @@ TERSE_TARGET_AVX512 inline void scores_affine(const AffineFormat& f, int width,
                                               const std::byte* record, const float* queries,
                                               const std::byte* prepared, int rows, float* scores,
                                               const std::byte* next) {
-  if (!covers(f, Side::key, width)) {
+  if (!covers_affine(f, Side::key, width)) {
     return portable::scores_affine(f, width, record, queries, prepared, rows, scores, next);
   }
   const AffineParts parts(f, Side::key, width, record);

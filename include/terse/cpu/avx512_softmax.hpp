@@ -51,6 +51,27 @@ TERSE_INLINE_AVX512 __m512 exp_nonpositive(__m512 x) noexcept {
   return _mm512_castsi512_ps(_mm512_maskz_add_epi32(counts, _mm512_castps_si512(y), power));
 }
 
+TERSE_TARGET_AVX512 inline void soft_cap(float* x, int count, float cap) {
+  const __m512 inverse = _mm512_set1_ps(1.0f / cap), one = _mm512_set1_ps(1.0f);
+  const __m512 sign = _mm512_set1_ps(-0.0f);
+  for (int i = 0; i < count; i += 16) {
+    const __m512 y = _mm512_mul_ps(_mm512_loadu_ps(x + i), inverse);
+    const __m512 size = _mm512_andnot_ps(sign, y), square = _mm512_mul_ps(y, y);
+    const __m512 e = exp_nonpositive(_mm512_mul_ps(size, _mm512_set1_ps(-2.0f)));
+    const __m512 far = _mm512_div_ps(_mm512_sub_ps(one, e), _mm512_add_ps(one, e));
+    __m512 near = _mm512_set1_ps(tanh_series[3]);
+    TERSE_UNROLL
+    for (int k = 2; k >= 0; --k) {
+      near = _mm512_fmadd_ps(near, square, _mm512_set1_ps(tanh_series[k]));
+    }
+    near = _mm512_fmadd_ps(_mm512_mul_ps(near, square), size, size);
+    const __mmask16 is_near = _mm512_cmp_ps_mask(size, _mm512_set1_ps(tanh_near), _CMP_LT_OQ);
+    const __m512 t = _mm512_mask_mov_ps(far, is_near, near);
+    _mm512_storeu_ps(x + i,
+                     _mm512_mul_ps(_mm512_or_ps(t, _mm512_and_ps(y, sign)), _mm512_set1_ps(cap)));
+  }
+}
+
 TERSE_TARGET_AVX512 inline void scale(float* x, int count, float factor) {
   const __m512 f = _mm512_set1_ps(factor);
   int i = 0;

@@ -142,8 +142,11 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
           TERSE_UNROLL
           for (int i = D == Digits::shared ? 1 : 0; i < 3; ++i) {
             const float* word = digits + r * block_tokens + i;
-            TERSE_UNROLL
-            for (int n = 0; n < NT; ++n) dot_word(sum[n][r][i], x[n], word);
+            if constexpr (NT == 1) {
+              dot_word(sum[0][r][i], x[0], word);
+            } else {
+              dot_word(sum[0][r][i], x[0], sum[1][r][i], x[1], word);
+            }
           }
         }
         digits += 4;
@@ -234,7 +237,7 @@ TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& f, int width,
                                               const std::byte* record, const float* probabilities,
                                               int rows, float* accumulators,
                                               const std::byte* next) {
-  if (f.granularity != Granularity::per_token || !covers(f, Side::value, width)) {
+  if (f.granularity != Granularity::per_token || !covers_affine(f, Side::value, width)) {
     return portable::values_affine(f, width, record, probabilities, rows, accumulators, next);
   }
   const AffineParts parts(f, Side::value, width, record);

@@ -46,6 +46,10 @@ struct BlockReader {
   static constexpr bool specialized = false;
   static constexpr const char* name = "generic_decode";
 
+  /// Whether `scores` (`values`) of so many vectors decodes blocks into its scratch.
+  [[nodiscard]] static constexpr bool decodes_keys(int) noexcept { return true; }
+  [[nodiscard]] static constexpr bool decodes_values(int) noexcept { return true; }
+
   [[nodiscard]] static std::size_t prepared_bytes(const KernelTable&, int, int) noexcept {
     return 0;
   }
@@ -75,6 +79,9 @@ struct BlockReader<C> {
   static constexpr bool specialized = true;
   static constexpr bool is_f16 = C::plain_format == PlainFormat::f16;
   static constexpr const char* name = is_f16 ? "plain_f16" : "plain_e4m3";
+
+  [[nodiscard]] static constexpr bool decodes_keys(int) noexcept { return false; }
+  [[nodiscard]] static constexpr bool decodes_values(int) noexcept { return false; }
 
   [[nodiscard]] static std::size_t prepared_bytes(const KernelTable&, int, int) noexcept {
     return 0;
@@ -123,6 +130,13 @@ struct BlockReader<C> {
                                              : format.bits == 4 ? "affine_4_bit_per_token"
                                                                 : "affine_8_bit_per_token");
 
+  [[nodiscard]] static constexpr bool decodes_keys(int vectors) noexcept {
+    return vectors > packed_vectors;
+  }
+  [[nodiscard]] static constexpr bool decodes_values(int vectors) noexcept {
+    return vectors > packed_vectors || format.granularity == Granularity::per_channel;
+  }
+
   [[nodiscard]] static std::size_t prepared_bytes(const KernelTable& table, int rows,
                                                   int width) noexcept {
     return rows <= packed_vectors ? table.prepared_bytes(format, rows, width) : 0;
@@ -139,7 +153,7 @@ struct BlockReader<C> {
   static void scores(const KernelTable& table, const CodecContext& context, const std::byte* block,
                      const float* queries, const std::byte* prepared, int rows, float* out,
                      float* scratch, const std::byte* next) noexcept {
-    if (rows <= packed_vectors) {
+    if (!decodes_keys(rows)) {
       table.scores_affine(format, context.width, block, queries, prepared, rows, out, next);
     } else {
       decode(table, context, block, scratch);
@@ -149,7 +163,7 @@ struct BlockReader<C> {
   static void values(const KernelTable& table, const CodecContext& context, const std::byte* block,
                      const float* probabilities, int rows, float* accumulators, float* scratch,
                      const std::byte* next) noexcept {
-    if (rows <= packed_vectors && format.granularity == Granularity::per_token) {
+    if (!decodes_values(rows)) {
       table.values_affine(format, context.width, block, probabilities, rows, accumulators, next);
     } else {
       decode(table, context, block, scratch);

@@ -1,9 +1,9 @@
 /// The inner loops of host attention, one table per instruction set.
 ///
 /// A kernel sees one block of one stream and all query rows that read it, so every code is decoded
-/// once for the whole query group. Scores of masked tokens are computed and ignored. Row strides:
-/// queries `[row, width]`, scores and probabilities `[row, 64]`, accumulators `[row, width]`.
-/// Keys are `[channel, token]`, values `[token, channel]`.
+/// once for up to four of them (AVX-512, AVX2) or for all (portable). Scores of masked tokens are
+/// computed and ignored. Row strides: queries `[row, width]`, scores and probabilities `[row, 64]`,
+/// accumulators `[row, width]`. Keys are `[channel, token]`, values `[token, channel]`.
 #pragma once
 
 #include <cstddef>
@@ -45,6 +45,9 @@ struct KernelTable {
   void (*values_e4m3)(const float* probabilities, int rows, int width, const std::uint8_t* values,
                       int tokens, float* accumulators, const std::byte* next);
 
+  /// Whether this table's own code reads records of `format` (its scale groups fall in with the
+  /// vectors); if not, the portable one does.
+  bool (*covers)(const AffineFormat& format, Side side, int width);
   /// Bytes that `prepare_queries` writes (a multiple of 64).
   std::size_t (*prepared_bytes)(const AffineFormat& format, int rows, int width);
   /// Whatever `scores_affine` needs of the queries beside themselves, once per attend.
@@ -71,6 +74,12 @@ struct KernelTable {
   /// [row, width]` by its factor.
   void (*softmax_rows)(float* scores, int rows, std::uint64_t mask, SoftmaxState* states, int width,
                        float* accumulators);
+
+  /// terse::hadamard, the same bits.
+  void (*hadamard)(float* x, int width, int size);
+
+  /// x = cap * tanh(x / cap) of `count` numbers, a multiple of 16; error below 1.5e-7 cap.
+  void (*soft_cap)(float* x, int count, float cap);
 };
 
 }  // namespace cpu

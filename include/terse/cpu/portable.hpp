@@ -2,6 +2,7 @@
 /// groups the vector paths do not cover.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -11,6 +12,7 @@
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/cpu/simd.hpp"
 #include "terse/quant/fp8.hpp"
+#include "terse/quant/hadamard.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -228,11 +230,11 @@ inline float softmax_block(float* scores, std::uint64_t mask, SoftmaxState* stat
   for (int t = 0; t < block_tokens; ++t) {
     if ((mask >> t & 1u) != 0 && scores[t] > maximum) maximum = scores[t];
   }
-  const bool all_excluded = maximum == -__builtin_inff();
+  // Where every logit so far excludes its token, 0 takes the place of the maximum: exp(-inf) = 0.
+  const float reference = maximum == -__builtin_inff() ? 0.0f : maximum;
   float sum = 0.0f;
   for (int t = 0; t < block_tokens; ++t) {
-    const bool counts = !all_excluded && (mask >> t & 1u) != 0;
-    scores[t] = counts ? exp_nonpositive(scores[t] - maximum) : 0.0f;
+    scores[t] = (mask >> t & 1u) != 0 ? exp_nonpositive(scores[t] - reference) : 0.0f;
     sum += scores[t];
   }
   const float factor = maximum == state->max ? 1.0f : exp_nonpositive(state->max - maximum);
@@ -251,9 +253,11 @@ inline void softmax_rows(float* scores, int rows, std::uint64_t mask, SoftmaxSta
   }
 }
 
-inline void scale(float* x, int count, float factor) {
-  for (int i = 0; i < count; ++i) x[i] *= factor;
+inline void soft_cap(float* x, int count, float cap) {
+  for (int i = 0; i < count; ++i) x[i] = cap * std::tanh(x[i] / cap);
 }
+
+inline bool covers(const AffineFormat&, Side, int) { return true; }
 
 inline constexpr KernelTable table{
     .name = "portable",
@@ -263,6 +267,7 @@ inline constexpr KernelTable table{
     .values_f32 = values_f32,
     .values_f16 = values_f16,
     .values_e4m3 = values_e4m3,
+    .covers = covers,
     .prepared_bytes = prepared_bytes,
     .prepare_queries = prepare_queries,
     .scores_affine = scores_affine,
@@ -270,6 +275,8 @@ inline constexpr KernelTable table{
     .decode_affine = decode_affine,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
+    .hadamard = terse::hadamard,
+    .soft_cap = soft_cap,
 };
 
 }  // namespace portable

@@ -68,6 +68,13 @@ struct AffineParts {
   }
 };
 
+/// Whether scale groups align with the vectors of the codes: 16 lanes, of tokens or channels.
+inline bool covers_affine(const AffineFormat& f, Side side, int width) noexcept {
+  if (f.granularity == Granularity::per_channel) return f.group % 16 == 0;
+  return f.group == 0 || f.group >= width ||
+         f.group % (side == Side::key ? codes_per_lane(f.bits) : 16) == 0;
+}
+
 /// A format as kernels read it. Where groups have minima, codes count from the middle of their grid
 /// and minima become middles (minimum + lift * scale): two large sums would cancel otherwise.
 struct ReadFormat : AffineFormat {
@@ -92,6 +99,10 @@ inline constexpr float exp_g[5] = {0.49999994f, 0.166665211f, 0.041668389f, 0.00
 inline constexpr float log2_e = 1.44269504f;
 inline constexpr float ln_2_high = 0.693147182f;
 inline constexpr float ln_2_low = -1.90465421e-9f;
+/// tanh(x) = x + x^3 (c0 + c1 x^2 + ...) below tanh_near, where (1 - e) / (1 + e) would cancel.
+inline constexpr float tanh_series[4] = {-1.0f / 3.0f, 2.0f / 15.0f, -17.0f / 315.0f,
+                                         62.0f / 2835.0f};
+inline constexpr float tanh_near = 0.25f;
 /// exp of anything below is 0 in fp32; a finite floor keeps infinities out of the reduction.
 inline constexpr float exp_floor = -110.0f;
 

@@ -10,6 +10,9 @@
 ///                            std::byte* block);                     // codecs with token groups
 ///   static float decode(const CodecContext&, const std::byte* block, int token, int channel);
 ///
+/// Blocks begin as zero bytes, and places not yet written are decoded and multiplied by zero: they
+/// must decode to finite numbers.
+///
 /// Optional: a basis (a rotation) in which vectors are stored. Queries and outputs are turned
 /// instead of every key and value, so decode never undoes it:
 ///
@@ -77,6 +80,13 @@ concept HasBasis = requires(const CodecContext& context, float* x) {
   C::to_basis(context, x);
   C::from_basis(context, x);
 };
+
+/// At least one of the two functions of a basis.
+template <class C>
+concept HasHalfBasis = requires(const CodecContext& context, float* x) {
+  C::to_basis(context, x);
+}
+|| requires(const CodecContext& context, float* x) { C::from_basis(context, x); };
 
 template <class C>
 concept PlainCodec = Codec<C> && requires {

@@ -31,9 +31,16 @@ struct CheckParts {
                                              CanEncodeBlock<ValueCodec>),
                 "terse::Compose: a codec can encode neither a token nor a block; add "
                 "`encode_token` or `encode_block`.");
+  static_assert(HasBasis<KeyCodec> == HasHalfBasis<KeyCodec> &&
+                    HasBasis<ValueCodec> == HasHalfBasis<ValueCodec>,
+                "terse::Compose: a codec has only one of `to_basis` and `from_basis`; queries and "
+                "outputs need both; add the other.");
   static_assert(Evictor<EvictorPart>,
                 "terse::Compose: an evictor lacks `select` or `scatters`; see "
                 "terse/policy/evictor.hpp for the contract.");
+  static_assert(CanValidate<EvictorPart>,
+                "terse::Compose: the evictor's Params lacks `validate`; budgets and windows are "
+                "checked at creation; add `terse::Status validate() const`.");
   static_assert(
       signal_of<EvictorPart>() != Signal::column_sum ||
           requires(TokenStateOf<EvictorPart> & s) { EvictorPart::observe(s, 0.0f); },

@@ -95,10 +95,6 @@ template <class P>
 inline constexpr bool gives_key = LooksLikeCodec<P> || GivesKeyCodec<P>;
 template <class P>
 inline constexpr bool gives_value = LooksLikeCodec<P> || GivesValueCodec<P>;
-template <class P>
-inline constexpr bool gives_projector = GivesProjector<P>;
-template <class P>
-inline constexpr bool gives_evictor = GivesEvictor<P>;
 
 /// The first part for which `Has` holds, mapped by `Get`; `Default` if there is none.
 template <template <class> class Get, class Default, bool... Has>
@@ -148,14 +144,14 @@ struct Compose {
   static_assert((int{detail::gives_value<Parts>} + ... + 0) <= 1,
                 "terse::Compose: two codecs for the values; a cache stores one code per element; "
                 "keep one.");
-  static_assert((int{detail::gives_projector<Parts>} + ... + 0) <= 1,
+  static_assert((int{detail::GivesProjector<Parts>} + ... + 0) <= 1,
                 "terse::Compose: two projectors; latents of latents are one projector with the "
                 "product of the factors; keep one.");
-  static_assert((int{detail::gives_evictor<Parts>} + ... + 0) <= 1,
+  static_assert((int{detail::GivesEvictor<Parts>} + ... + 0) <= 1,
                 "terse::Compose: two evictors; they would disagree about who drops a token; keep "
                 "one, or write one evictor that calls both.");
   static_assert((int{detail::GivesTail<Parts>} + ... + 0) <= 1,
-                "terse::Compose: two tail rules; keep one, or override the tail in CacheConfig.");
+                "terse::Compose: two tail rules; keep one, or set PolicyConfig::tail.");
 
   using key_codec =
       typename decltype(detail::Pick<detail::KeyCodecOf, Identity,
@@ -167,11 +163,11 @@ struct Compose {
   using projector =
       typename decltype(detail::Pick<
                         detail::ProjectorOf, NoProjection,
-                        detail::gives_projector<Parts>...>::template find<Parts...>())::type;
+                        detail::GivesProjector<Parts>...>::template find<Parts...>())::type;
   using evictor =
       typename decltype(detail::Pick<
                         detail::EvictorOf, NoEviction,
-                        detail::gives_evictor<Parts>...>::template find<Parts...>())::type;
+                        detail::GivesEvictor<Parts>...>::template find<Parts...>())::type;
 
   static constexpr TailSpec tail = [] {
     TailSpec spec{};

@@ -139,6 +139,11 @@ concept Evictor = requires {
 };
 
 template <class E>
+concept CanValidate = requires(const typename E::Params& params) {
+  { params.validate() } -> std::same_as<Status>;
+};
+
+template <class E>
 concept HasPrefix = requires(const typename E::Params& params) {
   { E::prefix_tokens(params) } -> std::convertible_to<int>;
 };

@@ -54,9 +54,12 @@ struct TailSpec {
   }
 };
 
-/// Policy part: the default tail of a policy. A cache's configuration may override it.
+/// Policy part: the default tail of a policy. PolicyConfig::tail overrides it.
 template <TailSpec S>
 struct Tail {
+  static_assert(S.validate().ok(),
+                "terse::Tail: min_tokens must be in 0..2^20, granule_tokens a positive multiple of "
+                "64, sink_tokens in 0..16.");
   static constexpr TailSpec tail = S;
 };
 

@@ -15,6 +15,13 @@ TERSE_HOST_DEVICE constexpr int hadamard_size(int width, int limit) noexcept {
   return size;
 }
 
+/// 1 / sqrt(size) = 2^(-k/2): exact for even k; the odd ones carry one rounding of sqrt(1/2).
+TERSE_HOST_DEVICE constexpr float hadamard_norm(int size) noexcept {
+  float norm = 1.0f;
+  for (int s = size; s > 1; s /= 4) norm *= s == 2 ? 0.70710678118654752f : 0.5f;
+  return norm;
+}
+
 /// Orthonormal Hadamard transform of each run of `size` channels of `x [width]`, in place.
 /// Additions in one fixed order, then one product by 1/sqrt(size): the same bits everywhere.
 TERSE_HOST_DEVICE inline void hadamard(float* x, int width, int size) noexcept {
@@ -29,15 +36,15 @@ TERSE_HOST_DEVICE inline void hadamard(float* x, int width, int size) noexcept {
       }
     }
   }
-  // 2^(-k/2): exact for even k; the odd ones carry one rounding of sqrt(1/2).
-  float norm = 1.0f;
-  for (int s = size; s > 1; s /= 4) norm *= s == 2 ? 0.70710678118654752f : 0.5f;
+  const float norm = hadamard_norm(size);
   for (int c = 0; c < width; ++c) x[c] *= norm;
 }
 
 /// Basis of a codec: Hadamard over runs of at most `Limit` channels.
 template <int Limit>
 struct HadamardBasis {
+  static constexpr int hadamard_limit = Limit;
+
   TERSE_HOST_DEVICE static void to_basis(const CodecContext& context, float* x) noexcept {
     hadamard(x, context.width, hadamard_size(context.width, Limit));
   }

@@ -13,6 +13,8 @@
 #include "terse/config.hpp"
 #include "terse/core/scalar.hpp"
 #include "terse/policy/codec.hpp"
+#include "terse/quant/affine_group.hpp"
+#include "terse/quant/fp8.hpp"
 #include "terse/testing/report.hpp"
 
 namespace terse {
@@ -84,6 +86,7 @@ class CodecCheck {
     check_quality(x);
     check_tokens(x);
     check_edges();
+    check_format(x);
     check_basis();
   }
 
@@ -250,6 +253,8 @@ class CodecCheck {
     check(zeros, "zeros");
     check_.expect(distance(decoded(encoded(in_basis(zeros))), zeros) == 0,
                   "zeros do not decode to zeros");
+    check_.expect(finite(decoded(GuardedRecord(size_, 0))),
+                  "zero bytes decode to infinity or NaN: attention reads places not yet written");
     check(Values(count(), -3.25f), "equal numbers");
     check(Values(count(), f16_max), "numbers of 65504");
     check(Values(count(), 1e-40f), "denormal numbers");
@@ -264,6 +269,50 @@ class CodecCheck {
     Values outlier = normals(5);
     for (int t = 0; t < block_tokens; ++t) outlier[index(t, context_.width / 2)] = 40000.0f;
     check(outlier, "numbers with an outlier channel");
+  }
+
+  /// Kernels read blocks by the format that a codec declares, without its `decode`.
+  void check_format(const Values& x) {
+    const GuardedRecord record = encoded(x);
+    for (int t = 0; t < block_tokens && check_.ok(); ++t) {
+      for (int c = 0; c < context_.width; ++c) {
+        if constexpr (PlainCodec<C>) {
+          check_.expect(same_bits(read_plain(record.data(), t, c), decode(record, t, c)),
+                        "plain_format is not what decode reads");
+        }
+        if constexpr (AffineCodec<C>) {
+          const float wanted = decode(record, t, c), read = read_affine(record.data(), t, c);
+          check_.expect(std::fabs(read - wanted) <= 1e-5f * (1.0f + std::fabs(wanted)),
+                        "affine_format is not what decode reads");
+        }
+      }
+    }
+  }
+  [[nodiscard]] float read_plain(const std::byte* record, int token, int channel) const {
+    if constexpr (PlainCodec<C>) {
+      const int at = context_.side == Side::key ? channel * block_tokens + token
+                                                : token * context_.width + channel;
+      if constexpr (C::plain_format == PlainFormat::f16) {
+        return terse::detail::load_half(record, at);
+      } else {
+        return from_e4m3(static_cast<std::uint8_t>(record[at]));
+      }
+    }
+    return 0.0f;
+  }
+  [[nodiscard]] float read_affine(const std::byte* record, int token, int channel) const {
+    if constexpr (AffineCodec<C>) {
+      constexpr AffineFormat f = C::affine_format;
+      const Record r = C::record(context_.side, context_.width);
+      const unsigned code = load_code<f.bits>(
+          record, code_place<f.bits>(context_.side, context_.width, token, channel));
+      const int i = affine_param_index(f, context_.width, token, channel);
+      const float x = (static_cast<float>(code) - f.centre) *
+                      terse::detail::load_half(record + r.sections[1].offset_bytes, i);
+      if (!f.has_min) return x;
+      return x + terse::detail::load_half(record + r.sections[2].offset_bytes, i);
+    }
+    return 0.0f;
   }
 
   void check_basis() {
@@ -298,7 +347,7 @@ class CodecCheck {
 
 /// Checks a codec of one side at one width: size and alignment of the record, finite results for
 /// all finite inputs, nothing read or written outside, independence of tokens where promised,
-/// exact moves, an orthogonal basis.
+/// exact moves, a declared format that is what decode reads, an orthogonal basis.
 template <Codec C>
 [[nodiscard]] Report check_codec(Side side, int width) {
   detail::Checker checker(std::string(side == Side::key ? "keys" : "values") + " of width " +

@@ -118,7 +118,7 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
           for (int t = 0; t < block_tokens; ++t) {
             if ((r.live_mask(sequence, unit, e) >> t & 1u) == 0) continue;
             const std::int64_t p = r.position(sequence, unit, e, t);
-            if (p > position) continue;
+            if (params.causal && p > position) continue;
             if (params.sliding_window_tokens > 0 && p <= position - params.sliding_window_tokens) {
               continue;
             }
@@ -142,10 +142,11 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
             }
           }
         }
-        double high = -INFINITY;
-        if (params.sink_logits != nullptr) high = params.sink_logits[head];
+        const double sink = params.sink_logits == nullptr ? -INFINITY : params.sink_logits[head];
+        const bool sees_nothing = seen.empty() && sink == -INFINITY;
+        double high = sink;
         for (const Seen& s : seen) high = s.logit > high ? s.logit : high;
-        double sum = params.sink_logits != nullptr ? std::exp(params.sink_logits[head] - high) : 0;
+        double sum = sink == -INFINITY ? 0 : std::exp(sink - high);
         for (const Seen& s : seen) sum += std::exp(s.logit - high);
         std::vector<double> mean(static_cast<std::size_t>(shape.value_width), 0.0);
         for (const Seen& s : seen) {
@@ -181,7 +182,7 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
         out.output.store(row0 + row, head, out_channels, result.data());
         if (out.lse_ln != nullptr) {
           out.lse_ln[(row0 + row) * shape.query_heads + head] =
-              high == -INFINITY ? -INFINITY : static_cast<float>(high + std::log(sum));
+              sees_nothing ? -INFINITY : static_cast<float>(high + std::log(sum));
         }
       }
     }
