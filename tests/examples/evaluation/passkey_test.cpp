@@ -3,6 +3,7 @@
 #include "evaluation/passkey.hpp"
 
 #include <cmath>
+#include <map>
 #include <set>
 
 #include "../model/refusal.hpp"
@@ -56,6 +57,7 @@ TEST_CASE("a passkey is planted at its depth and asked for at the end") {
   REQUIRE(cases.size() == 12);
   const double depths[] = {0.1, 0.5, 0.9};
   std::set<std::string> keys;
+  std::map<std::pair<double, bool>, int> kinds;
   for (std::size_t i = 0; i < cases.size(); ++i) {
     INFO("case " << i);
     const PasskeyCase& one = cases[i];
@@ -75,12 +77,15 @@ TEST_CASE("a passkey is planted at its depth and asked for at the end") {
     const std::size_t at = text.find(planted);
     REQUIRE(at != std::string::npos);
     const std::size_t room = 500 - planted.size() - asked.size();
-    CHECK(static_cast<double>(at) ==
-          Approx(depths[i / 2 % 3] * static_cast<double>(room)).margin(1.0));
+    const double depth = depths[i % 3];
+    CHECK(static_cast<double>(at) == Approx(depth * static_cast<double>(room)).margin(1.0));
+    ++kinds[{depth, first_form}];
     // Nothing of the prose is lost around it.
     CHECK(text == prose.substr(0, at) + planted + prose.substr(at, room - at) + asked);
   }
   CHECK(keys.size() == 12);
+  CHECK(kinds.size() == 6);
+  for (const auto& [kind, count] : kinds) CHECK(count == 2);
 }
 
 TEST_CASE("passkeys are the same in every run, and more of them only add") {
@@ -102,12 +107,16 @@ TEST_CASE("what cannot become a passkey is refused") {
   CHECK(contains(refusal(1000), "too short for passkeys of 1000 tokens"));
   CHECK(contains(refusal(150), "too short"));
   CHECK(refusal(280).empty());
+}
+
+TEST_CASE("a tokeniser that joins digits has no passkeys") {
+  CHECK(keeps_digits_apart(character_tokenizer()));
   const Tokenizer pairs = character_tokenizer(true);
-  CHECK(contains(refusal_of([&] {
-                   static_cast<void>(
-                       make_passkeys(pairs, pairs.encode(haystack_text(600)), 400, 1));
-                 }),
-                 "digits apart"));
+  CHECK(!keeps_digits_apart(pairs));
+  const auto haystack = pairs.encode(haystack_text(600));
+  CHECK(contains(refusal_of([&] { static_cast<void>(make_passkeys(pairs, haystack, 400, 1)); }),
+                 "joins digits"));
+  CHECK(make_passkeys(pairs, haystack, 400, 0).empty());
 }
 
 TEST_CASE("a score sums over the digits alone") {
