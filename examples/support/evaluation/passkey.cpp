@@ -27,6 +27,20 @@ std::vector<std::string> make_keys(int count) {
   return keys;
 }
 
+struct Wording {
+  std::string statement;
+  std::string question;
+};
+
+Wording wording_of(const std::string& key, bool first_form) {
+  if (first_form) {
+    return {"\n\nThe pass key is " + key + ". Remember it. " + key + " is the pass key.\n\n",
+            "\n\nWhat is the pass key? The pass key is " + key};
+  }
+  return {"\n\nThe secret number of Elizabeth is " + key + ".\n\n",
+          "\n\nThe secret number of Elizabeth is " + key};
+}
+
 }  // namespace
 
 bool keeps_digits_apart(const Tokenizer& tokenizer) {
@@ -57,16 +71,10 @@ std::vector<PasskeyCase> make_passkeys(const Tokenizer& tokenizer,
   std::vector<PasskeyCase> cases;
   for (int i = 0; i < count; ++i) {
     const int kind = kinds[i % 6];
-    const std::string& key = keys[static_cast<std::size_t>(i / 6 * 6 + kind)];
-    const bool first_form = kind % 2 == 0;
-    const std::string statement =
-        first_form
-            ? "\n\nThe pass key is " + key + ". Remember it. " + key + " is the pass key.\n\n"
-            : "\n\nThe secret number of Elizabeth is " + key + ".\n\n";
-    const std::string question = first_form ? "\n\nWhat is the pass key? The pass key is " + key
-                                            : "\n\nThe secret number of Elizabeth is " + key;
-    const auto planted = tokenizer.encode(statement, SpecialTokens::as_text, AddBos::no);
-    const auto asked = tokenizer.encode(question, SpecialTokens::as_text, AddBos::no);
+    const int number = i / 6 * 6 + kind;
+    const Wording text = wording_of(keys[static_cast<std::size_t>(number)], kind % 2 == 0);
+    const auto planted = tokenizer.encode(text.statement, SpecialTokens::as_text, AddBos::no);
+    const auto asked = tokenizer.encode(text.question, SpecialTokens::as_text, AddBos::no);
     const int prose = length_tokens - static_cast<int>(planted.size() + asked.size());
     if (prose < 64 || static_cast<std::size_t>(prose) > haystack.size()) {
       throw InputError("the haystack text is too short for passkeys of " +

@@ -37,7 +37,8 @@ std::vector<float> run_window(const LlamaModel& model, const SessionConfig& conf
                               WindowMemory* memory) {
   const LlamaConfig& shape = model.config();
   const int count = static_cast<int>(tokens.size());
-  const auto query_width = static_cast<std::size_t>(shape.query_heads * shape.head_dim);
+  const auto query_width =
+      static_cast<std::size_t>(shape.query_heads) * static_cast<std::size_t>(shape.head_dim);
   std::vector<float> x = model.embed(tokens);
   std::vector<float> attention(static_cast<std::size_t>(count) * query_width);
   double page_bytes = 0;
@@ -75,8 +76,9 @@ void for_each_logits(const LlamaModel& model, std::span<const float> residual, i
     const int rows = std::min(logit_rows, end - p);
     const std::vector<float> logits = model.logits(residual.subspan(
         static_cast<std::size_t>(p) * hidden, static_cast<std::size_t>(rows) * hidden));
-    for (int i = 0; i < rows; ++i)
+    for (int i = 0; i < rows; ++i) {
       f(p + i, logits.data() + static_cast<std::size_t>(i) * vocabulary);
+    }
   }
 }
 

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <map>
 #include <set>
+#include <utility>
 
 #include "../model/refusal.hpp"
 #include "evaluation/policies.hpp"
@@ -48,6 +49,16 @@ std::string haystack_text(std::size_t length) {
   return text;
 }
 
+/// What is planted and what is asked.
+std::pair<std::string, std::string> wording_of(const std::string& key, bool first_form) {
+  if (first_form) {
+    return {"\n\nThe pass key is " + key + ". Remember it. " + key + " is the pass key.\n\n",
+            "\n\nWhat is the pass key? The pass key is " + key};
+  }
+  return {"\n\nThe secret number of Elizabeth is " + key + ".\n\n",
+          "\n\nThe secret number of Elizabeth is " + key};
+}
+
 }  // namespace
 
 TEST_CASE("a passkey is planted at its depth and asked for at the end") {
@@ -68,12 +79,7 @@ TEST_CASE("a passkey is planted at its depth and asked for at the end") {
     for (const char c : key) CHECK((c >= '0' && c <= '9'));
     keys.insert(key);
     const bool first_form = i % 2 == 0;
-    const std::string planted =
-        first_form
-            ? "\n\nThe pass key is " + key + ". Remember it. " + key + " is the pass key.\n\n"
-            : "\n\nThe secret number of Elizabeth is " + key + ".\n\n";
-    const std::string asked = first_form ? "\n\nWhat is the pass key? The pass key is " + key
-                                         : "\n\nThe secret number of Elizabeth is " + key;
+    const auto [planted, asked] = wording_of(key, first_form);
     const std::size_t at = text.find(planted);
     REQUIRE(at != std::string::npos);
     const std::size_t room = 500 - planted.size() - asked.size();
@@ -81,7 +87,8 @@ TEST_CASE("a passkey is planted at its depth and asked for at the end") {
     CHECK(static_cast<double>(at) == Approx(depth * static_cast<double>(room)).margin(1.0));
     ++kinds[{depth, first_form}];
     // Nothing of the prose is lost around it.
-    CHECK(text == prose.substr(0, at) + planted + prose.substr(at, room - at) + asked);
+    CHECK(text.substr(0, at) == prose.substr(0, at));
+    CHECK(text.substr(at + planted.size()) == prose.substr(at, room - at) + asked);
   }
   CHECK(keys.size() == 12);
   CHECK(kinds.size() == 6);
