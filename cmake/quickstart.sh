@@ -12,6 +12,9 @@
 #   TERSE_BUILD_DIR   the build tree                  (default: build/quickstart)
 #   TERSE_JOBS        compilers at a time             (default: one for each core)
 #   CXX               the compiler                    (default: the first that is new enough)
+#
+# demo leaves its results in the folder demo of the build tree, as results.csv, .markdown, .svg and
+# .json, unless its arguments name other files. Where CI is set, warnings are errors.
 set -euo pipefail
 
 TERSE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -31,7 +34,15 @@ fail() {
 
 have() { command -v "$1" > /dev/null 2>&1; }
 
-# --- Tools -----------------------------------------------------------------------------------------
+# absolute PATH: for programs that run in another folder.
+absolute() {
+  case $1 in
+    /*) printf '%s\n' "$1" ;;
+    *) printf '%s\n' "$PWD/$1" ;;
+  esac
+}
+
+# --- Tools ----------------------------------------------------------------------------------------
 
 is_debian() { have apt-get && have dpkg-deb; }
 
@@ -151,11 +162,11 @@ make_folder() {
   [[ -w $1 ]] || fail "cannot write to $1 ($2 chooses another folder)"
 }
 
-# --- Model and text --------------------------------------------------------------------------------
+# --- Model and text -------------------------------------------------------------------------------
 
 cache_dir() {
   local home=${HOME:-}
-  printf '%s\n' "${TERSE_CACHE_DIR:-${XDG_CACHE_HOME:-${home:-$(cd ~ && pwd)}/.cache}/terse}"
+  absolute "${TERSE_CACHE_DIR:-${XDG_CACHE_HOME:-${home:-$(cd ~ && pwd)}/.cache}/terse}"
 }
 
 # has_file NAME: are the cached files whose name begins so all there, with the recorded checksums?
@@ -240,18 +251,26 @@ provide() {
   trap - EXIT
 }
 
-# --- Build and run ---------------------------------------------------------------------------------
+# --- Build and run --------------------------------------------------------------------------------
 
-build_dir() { printf '%s\n' "${TERSE_BUILD_DIR:-$TERSE_ROOT/build/quickstart}"; }
+build_dir() { absolute "${TERSE_BUILD_DIR:-$TERSE_ROOT/build/quickstart}"; }
+
+# is_of_use BUILD: can the build tree go on? Not one that was moved here, that a failed configure
+# left, or that has another compiler than CXX, which CMake reads the first time only.
+is_of_use() {
+  local cache=$1/CMakeCache.txt
+  [[ -f $1/build.ninja || -f $1/Makefile ]] &&
+    grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$TERSE_ROOT" "$cache" &&
+    { [[ -z ${CXX:-} ]] ||
+      [[ $(sed -n 's/^CMAKE_CXX_COMPILER:[A-Z]*=//p' "$cache") == "$(command -v "$CXX")" ]]; }
+}
 
 # configure OPTION...
 configure() {
-  local build generator=()
+  local build generator=() werror=OFF
   build=$(build_dir)
   make_folder "$build" TERSE_BUILD_DIR
-  # A tree that was moved here, or left by a configuration that failed, is of no use.
-  if [[ ! -f $build/build.ninja && ! -f $build/Makefile ]] ||
-    ! grep -qxF "CMAKE_HOME_DIRECTORY:INTERNAL=$TERSE_ROOT" "$build/CMakeCache.txt"; then
+  if ! is_of_use "$build"; then
     rm -rf "$build/CMakeCache.txt" "$build/CMakeFiles"
     if have ninja; then
       generator=(-G Ninja)
@@ -259,9 +278,12 @@ configure() {
       generator=(-G "Unix Makefiles")
     fi
   fi
+  if [[ -n ${CI:-} ]]; then
+    werror=ON
+  fi
   say "configuring $build"
   CXX=$(find_compiler) cmake -S "$TERSE_ROOT" -B "$build" "${generator[@]}" \
-    -DCMAKE_BUILD_TYPE=Release "$@" > "$build/configure.log" 2>&1 || {
+    -DCMAKE_BUILD_TYPE=Release "-DTERSE_WERROR=$werror" "$@" > "$build/configure.log" 2>&1 || {
     cat "$build/configure.log" >&2
     fail "configuration failed"
   }
@@ -302,15 +324,15 @@ run_demo() {
     arguments+=(--calibration-text "$cache/text/sense_and_sensibility.txt")
   fi
   local kind results
-  results=$(dirname "$(build_dir)")/demo
+  results=$(build_dir)/demo
   make_folder "$results" TERSE_BUILD_DIR
   for kind in csv markdown svg json; do
     if ! names "--$kind" "$@"; then
       arguments+=("--$kind" "$results/results.$kind")
     fi
   done
-  say "running evaluate_policies"
-  TERSE_CACHE_DIR=$cache exec "$(build_dir)/bin/evaluate_policies" "${arguments[@]}" "$@"
+  say "running evaluate_policies; results go to $results"
+  exec "$(build_dir)/bin/evaluate_policies" "${arguments[@]}" "$@"
 }
 
 run_test() {
@@ -319,7 +341,7 @@ run_test() {
   configure -DTERSE_BUILD_EXAMPLES=ON -DTERSE_BUILD_TESTS=ON -DTERSE_BUILD_BENCH=ON
   build all
   say "running the tests"
-  TERSE_CACHE_DIR=$cache TERSE_TEST_MODEL=$cache/$MODEL_FILE TERSE_TEST_TEXT_DIR=$cache/text \
+  TERSE_TEST_MODEL=$cache/$MODEL_FILE TERSE_TEST_TEXT_DIR=$cache/text \
     ctest --test-dir "$(build_dir)" --output-on-failure --no-tests=error -j2 -LE style "$@"
 }
 

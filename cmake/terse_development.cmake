@@ -15,7 +15,9 @@ if(TERSE_SANITIZE)
   string(REGEX REPLACE "[;, ]+" "," terse_sanitizers "${TERSE_SANITIZE}")
   target_compile_options(terse_options INTERFACE
                          -fsanitize=${terse_sanitizers} -fno-sanitize-recover=all
-                         -fno-omit-frame-pointer -g1)
+                         -fno-omit-frame-pointer -g1
+                         # g++ loses track of initialisation in instrumented code.
+                         $<$<CXX_COMPILER_ID:GNU>:-Wno-maybe-uninitialized>)
   target_link_options(terse_options INTERFACE -fsanitize=${terse_sanitizers})
 endif()
 

@@ -11,12 +11,11 @@ write_basic_package_version_file(
   "${PROJECT_BINARY_DIR}/terseConfigVersion.cmake"
   COMPATIBILITY SameMinorVersion ARCH_INDEPENDENT)
 
-install(TARGETS terse EXPORT terseTargets
-        FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
-export(EXPORT terseTargets NAMESPACE terse::
-       FILE "${PROJECT_BINARY_DIR}/terseTargets.cmake")
+export(TARGETS terse NAMESPACE terse:: FILE "${PROJECT_BINARY_DIR}/terseTargets.cmake")
 
 if(TERSE_INSTALL)
+  install(TARGETS terse EXPORT terseTargets
+          FILE_SET HEADERS DESTINATION "${CMAKE_INSTALL_INCLUDEDIR}")
   install(EXPORT terseTargets NAMESPACE terse:: DESTINATION "${terse_config_dir}")
   install(FILES "${PROJECT_BINARY_DIR}/terseConfig.cmake"
                 "${PROJECT_BINARY_DIR}/terseConfigVersion.cmake"

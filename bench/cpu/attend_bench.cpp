@@ -30,7 +30,8 @@ class Attention {
  public:
   Attention(const Shape& shape, int threads, bool cold)
       : cache_(shape, cold), pool_(threads), shape_(shape) {
-    queries_.resize(static_cast<std::size_t>(shape.query_heads * shape.head_dim));
+    queries_.resize(static_cast<std::size_t>(shape.query_heads) *
+                    static_cast<std::size_t>(shape.head_dim));
     for (std::size_t i = 0; i < queries_.size(); ++i) {
       queries_[i] = static_cast<float>(static_cast<int>(i * 37 % 101) - 50) / 25.0f;
     }
@@ -55,8 +56,8 @@ class Attention {
   }
 
   double median_seconds(int calls) {
-    std::vector<double> seconds;
-    for (int i = 0; i < calls; ++i) seconds.push_back(run_once());
+    std::vector<double> seconds(static_cast<std::size_t>(calls));
+    for (double& one : seconds) one = run_once();
     std::nth_element(seconds.begin(), seconds.begin() + calls / 2, seconds.end());
     return seconds[static_cast<std::size_t>(calls / 2)];
   }
@@ -106,18 +107,23 @@ void attend(benchmark::State& state, const std::string& key, const Shape& shape,
   state.SetLabel(cold ? "cold" : "warm");
 }
 
+/// What a row's name says beside the policy.
+std::string key_of(const Shape& shape, int threads, bool cold) {
+  return std::to_string(shape.query_heads) + "/" + std::to_string(shape.kv_heads) + "x" +
+         std::to_string(shape.head_dim) + "x" + std::to_string(shape.tokens) +
+         "/threads:" + std::to_string(threads) + (cold ? "/cold" : "/warm");
+}
+
 template <class Policy>
 void add(const std::string& policy) {
+  const std::string prefix = "attend/" + policy + "/";
   const Shape shapes[] = {{9, 3, 64, 4096}, {32, 8, 128, 4096}, {32, 8, 128, 32768}};
   for (const Shape& shape : shapes) {
     for (const int threads : {1, 2}) {
       for (const bool cold : {true, false}) {
-        const std::string key =
-            std::to_string(shape.query_heads) + "/" + std::to_string(shape.kv_heads) + "x" +
-            std::to_string(shape.head_dim) + "x" + std::to_string(shape.tokens) +
-            "/threads:" + std::to_string(threads) + (cold ? "/cold" : "/warm");
+        const std::string key = key_of(shape, threads, cold);
         benchmark::RegisterBenchmark(
-            ("attend/" + policy + "/" + key).c_str(),
+            (prefix + key).c_str(),
             [=](benchmark::State& state) { attend<Policy>(state, key, shape, threads, cold); })
             ->UseManualTime()
             ->Unit(benchmark::kMicrosecond)

@@ -1,7 +1,7 @@
 #include "evaluation.hpp"
 
+#include <algorithm>
 #include <functional>
-#include <mutex>
 
 #include "evaluation/decoder.hpp"
 #include "evaluation/job_queue.hpp"
@@ -13,8 +13,6 @@ namespace terse::examples {
 
 namespace {
 
-/// Tokens of one calibration run: long positions, so that low RoPE frequencies turn.
-constexpr int calibration_window_tokens = 2048;
 /// Positions whose mean is one sample of the paired error.
 constexpr int error_block_tokens = 64;
 /// Steps of evaluation: large enough to fill the kernels, small enough for their scratch.
@@ -63,40 +61,16 @@ double Evaluation::total_weight() const {
 void Evaluation::make_factors(ProgressBar& progress) {
   if (!needs_factors()) return;
   progress.set_label("low-rank factors");
-  std::vector<std::vector<LayerMoments>> parts;
-  std::vector<std::function<void()>> jobs;
-  const std::span<const std::int32_t> all(calibration_);
-  for (std::size_t at = 0; at < all.size(); at += calibration_window_tokens) parts.emplace_back();
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    jobs.emplace_back([&, i] {
-      const std::size_t at = i * calibration_window_tokens;
-      const auto tokens =
-          all.subspan(at, std::min<std::size_t>(calibration_window_tokens, all.size() - at));
-      add_moments(model_, tokens, &parts[i]);
-      progress.advance(static_cast<double>(tokens.size()));
-    });
-  }
-  run_jobs(settings_.threads, jobs);
-  // Added in order, so that the sums do not depend on threads.
-  std::vector<LayerMoments>& sum = parts.front();
-  for (std::size_t i = 1; i < parts.size(); ++i) {
-    for (std::size_t l = 0; l < sum.size(); ++l) {
-      for (std::size_t k = 0; k < sum[l].inputs.size(); ++k) {
-        sum[l].inputs[k] += parts[i][l].inputs[k];
-      }
-      for (std::size_t k = 0; k < sum[l].queries.size(); ++k) {
-        sum[l].queries[k] += parts[i][l].queries[k];
-      }
-      sum[l].tokens += parts[i][l].tokens;
-    }
-  }
+  const std::vector<LayerMoments> moments =
+      moments_of(model_, calibration_, settings_.threads,
+                 [&](int tokens) { progress.advance(static_cast<double>(tokens)); });
   for (const PolicyRow* row : policies_) {
     if (row->factors.needed()) factors_.try_emplace(row->factors);
   }
-  jobs.clear();
+  std::vector<std::function<void()>> jobs;
   for (auto& entry : factors_) {
-    jobs.emplace_back([this, &sum, request = entry.first, factors = &entry.second] {
-      *factors = factorise(model_, sum, request);
+    jobs.emplace_back([this, &moments, request = entry.first, factors = &entry.second] {
+      *factors = factorise(model_, moments, request);
     });
   }
   run_jobs(settings_.threads, jobs);
@@ -190,7 +164,9 @@ std::vector<ResultRow> Evaluation::run() {
     row.description = policies_[p]->description;
     row.family = policies_[p]->family;
     if (!windows_.empty()) {
-      row.set_quality(summarise(work[p].windows, error_block_tokens));
+      const QualitySummary quality = summarise(work[p].windows, error_block_tokens);
+      reference_perplexity_ = quality.perplexity_reference;  // the same in every row
+      row.set_quality(quality);
       row.bits_per_element = work[p].memory.front().bits_per_element;
       std::vector<double> bytes;
       for (const WindowMemory& memory : work[p].memory) bytes.push_back(memory.bytes_per_token);
@@ -209,7 +185,7 @@ std::vector<ResultRow> Evaluation::run() {
     }
     rows.push_back(std::move(row));
   }
-  // Speed needs the factors too, and single-token sessions of the whole model.
+  // Speed needs the factors too, and sessions of the whole model.
   if (settings_.speed_steps > 0) {
     ThreadPool pool(settings_.threads);
     ThreadPool& alone = model_.pool();

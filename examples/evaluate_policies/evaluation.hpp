@@ -28,6 +28,10 @@ class Evaluation {
   /// Runs all, policies in parallel on the settings' threads, and gives the rows in order.
   [[nodiscard]] std::vector<ResultRow> run();
 
+  /// Perplexity of all scored positions with plain 16-bit keys and values, outside any cache; known
+  /// after `run`.
+  [[nodiscard]] double reference_perplexity() const { return reference_perplexity_; }
+
   /// First and last scored position of a window, end exclusive: position p predicts token p + 1.
   [[nodiscard]] static std::pair<int, int> scored(int window_tokens) {
     return {window_tokens / 2, window_tokens - 1};
@@ -48,6 +52,7 @@ class Evaluation {
   std::vector<PasskeyCase> passkeys_;
   std::vector<std::int32_t> calibration_;
   std::map<FactorRequest, std::vector<LayerFactors>> factors_;
+  double reference_perplexity_ = not_measured;
 };
 
 }  // namespace terse::examples

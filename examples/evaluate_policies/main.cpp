@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iostream>
+#include <utility>
 
 #include "terse/cpu/dispatch.hpp"
 #include "terse/version.hpp"
@@ -9,10 +10,10 @@
 #include "evaluation.hpp"
 #include "evaluation/passkey.hpp"
 #include "model/gguf.hpp"
-#include "model/matmul.hpp"
 #include "model/tokenizer.hpp"
 #include "outputs.hpp"
 #include "report/csv.hpp"
+#include "report/format.hpp"
 #include "report/input_error.hpp"
 #include "report/json.hpp"
 #include "report/program.hpp"
@@ -89,10 +90,25 @@ void check_context(const char* option, int tokens, const LlamaConfig& model) {
   }
 }
 
-void run(const Settings& settings) {
+/// Tokenisers that join digits, such as that of Llama 3, have no passkeys: an error if the user
+/// asked for some, a note otherwise.
+void leave_out_passkeys_of_joined_digits(const Tokenizer& tokenizer, Settings* settings) {
+  if (settings->passkeys == 0 || keeps_digits_apart(tokenizer)) return;
+  const std::string reason =
+      "the model's tokeniser joins digits, and a passkey needs a token for each";
+  if (settings->passkeys_given) {
+    throw InputError("--passkeys " + std::to_string(settings->passkeys) + ": " + reason +
+                     "; use --passkeys 0");
+  }
+  std::cerr << "evaluate_policies: passkeys are left out: " << reason << '\n';
+  settings->passkeys = 0;
+}
+
+void run(Settings settings) {
   check_outputs(settings);
   const GgufFile file = GgufFile::open(settings.model_path);
   const Tokenizer tokenizer = Tokenizer::load(file);
+  leave_out_passkeys_of_joined_digits(tokenizer, &settings);
   std::vector<const PolicyRow*> policies;
   for (const std::string& name : settings.policies) policies.push_back(&policy_row(name));
   const bool needs_factors = std::any_of(policies.begin(), policies.end(),
@@ -118,9 +134,12 @@ void run(const Settings& settings) {
   evaluation.set_passkeys(std::move(passkeys));
   evaluation.set_calibration(std::move(calibration));
   const std::vector<ResultRow> rows = evaluation.run();
+  info.reference_perplexity = evaluation.reference_perplexity();
 
   const Table table = result_table(rows);
-  std::cout << table.plain_text();
+  std::cout << table.plain_text()
+            << "\nperplexity of the reference (plain 16-bit keys and values): "
+            << format_fixed(info.reference_perplexity, 2) << '\n';
   write_output(settings.csv_path, results_csv(rows));
   write_output(settings.markdown_path, table.markdown());
   write_output(settings.svg_path, quality_plot_svg(info, rows));
@@ -133,6 +152,8 @@ void run(const Settings& settings) {
 int main(int argc, char** argv) {
   return terse::examples::run_program("evaluate_policies", [&] {
     terse::examples::Settings settings;
-    if (terse::examples::read_settings(argc, argv, &settings)) terse::examples::run(settings);
+    if (terse::examples::read_settings(argc, argv, &settings)) {
+      terse::examples::run(std::move(settings));
+    }
   });
 }

@@ -36,7 +36,7 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
                       "caches, and shows what each policy costs and saves.");
   parser.section("Input")
       .text("model", "FILE", &s->model_path,
-            "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1)")
+            "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q6_K)")
       .texts("text", "FILE", &s->text_paths, "text to predict; may be given several times")
       .integer("skip-chars", "N", &s->skip_chars, {0, 1'000'000'000},
                "bytes of each text to skip before its first window")
@@ -63,7 +63,9 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
               "eviction follows every 128 tokens. That changes the rows that evict (H2O then "
               "protects the first 4 and the newest 64 tokens) and int4-rotated-tail; kivi-* have "
               "this rule anyway, and the other rows decode every token under both")
-      .integer("passkeys", "N", &s->passkeys, {0, 1000}, "passkeys to ask for; 0: none")
+      .integer("passkeys", "N", &s->passkeys, {0, 1000},
+               "passkeys to ask for; 0: none. Without this option there are none for a model whose "
+               "tokeniser joins digits")
       .integer("passkey-tokens", "N", &s->passkey_tokens, {128, 1 << 20},
                "tokens of a passkey case")
       .integer("speed-steps", "N", &s->speed_steps, {0, 10000},
@@ -89,9 +91,10 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
   if (s->model_path.empty()) throw InputError("--model is missing; see --help");
   if (s->text_paths.empty()) throw InputError("--text is missing; see --help");
   s->chunk_tail = tail == "chunk-128";
+  s->passkeys_given = parser.given("passkeys");
   if (s->full) {
     if (!parser.given("windows")) s->windows = 5;
-    if (!parser.given("passkeys")) s->passkeys = 12;
+    if (!s->passkeys_given) s->passkeys = 12;
   }
   if (std::find(s->policies.begin(), s->policies.end(), "all") != s->policies.end() ||
       (s->full && s->policies.empty())) {

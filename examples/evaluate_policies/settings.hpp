@@ -18,6 +18,7 @@ struct Settings {
   int window_tokens = 2048;
   int windows = 1;
   int passkeys = 4;
+  bool passkeys_given = false;  ///< the number was asked for: a model without them is refused
   int passkey_tokens = 1024;
   int calibration_tokens = 4096;
   int speed_steps = 8;

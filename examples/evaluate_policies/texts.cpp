@@ -1,7 +1,7 @@
 #include "texts.hpp"
 
-#include <algorithm>
 #include <cstddef>
+#include <string_view>
 
 #include "model/mapped_file.hpp"
 #include "report/input_error.hpp"
@@ -11,23 +11,36 @@ namespace terse::examples {
 
 namespace {
 
-/// Bytes of text that surely hold so many tokens.
-constexpr std::int64_t bytes_per_token_limit = 24;
+/// Bytes of prose that hold so many tokens with room to spare.
+constexpr std::size_t prose_bytes_per_token = 24;
 
-std::string read_bytes(const std::string& path, std::int64_t skip, std::int64_t limit) {
-  const MappedFile file(path);
+/// What follows the first `skip` bytes of a file, from the next whole character on.
+std::string_view text_after(const MappedFile& file, const std::string& path, std::int64_t skip) {
   const auto bytes = file.bytes();
-  const auto size = static_cast<std::int64_t>(bytes.size());
-  if (skip >= size) {
-    throw InputError("the text '" + path + "' is too short: it has " + std::to_string(size) +
-                     " bytes, and its first " + std::to_string(skip) + " are skipped");
+  if (skip >= static_cast<std::int64_t>(bytes.size())) {
+    throw InputError("the text '" + path + "' is too short: it has " +
+                     std::to_string(bytes.size()) + " bytes, and its first " +
+                     std::to_string(skip) + " are skipped");
   }
-  const std::string text(reinterpret_cast<const char*>(bytes.data()) + skip,
-                         static_cast<std::size_t>(std::min(limit, size - skip)));
-  // Start at a character, not inside one.
-  std::size_t start = 0;
-  while (start < text.size() && (static_cast<unsigned char>(text[start]) & 0xc0u) == 0x80u) ++start;
-  return text.substr(start);
+  std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  text.remove_prefix(static_cast<std::size_t>(skip));
+  while (!text.empty() && (static_cast<unsigned char>(text.front()) & 0xc0u) == 0x80u) {
+    text.remove_prefix(1);
+  }
+  return text;
+}
+
+/// More than `count` tokens of the beginning of `text`, so that none of those is cut short, or all
+/// there are. The whole text is encoded only where its tokens are long, as in rules of dashes.
+std::vector<std::int32_t> first_tokens(const Tokenizer& tokenizer, std::string_view text,
+                                       std::size_t count) {
+  std::size_t bytes = count * prose_bytes_per_token;
+  std::vector<std::int32_t> tokens = tokenizer.encode(text.substr(0, bytes));
+  while (tokens.size() <= count && bytes < text.size()) {
+    bytes *= 4;
+    tokens = tokenizer.encode(text.substr(0, bytes));
+  }
+  return tokens;
 }
 
 }  // namespace
@@ -35,8 +48,10 @@ std::string read_bytes(const std::string& path, std::int64_t skip, std::int64_t 
 TextPart read_text(const Tokenizer& tokenizer, const std::string& path, std::int64_t skip_bytes,
                    std::int64_t first, std::int64_t count) {
   const std::int64_t last = first + count;
+  const MappedFile file(path);
   TextPart part;
-  part.tokens = tokenizer.encode(read_bytes(path, skip_bytes, last * bytes_per_token_limit));
+  part.tokens =
+      first_tokens(tokenizer, text_after(file, path, skip_bytes), static_cast<std::size_t>(last));
   if (static_cast<std::int64_t>(part.tokens.size()) < last) {
     throw InputError("the text '" + path + "' is too short: " + std::to_string(last) +
                      " tokens are needed after the first " + std::to_string(skip_bytes) +
@@ -44,7 +59,7 @@ TextPart read_text(const Tokenizer& tokenizer, const std::string& path, std::int
   }
   part.tokens.resize(static_cast<std::size_t>(last));
   part.tokens.erase(part.tokens.begin(), part.tokens.begin() + first);
-  part.info.name = part.info.path = file_name(path);
+  part.info.name = file_name(path);
   part.info.sha256 = sha256_of_file(path);
   part.info.skip_chars = skip_bytes;
   part.info.token_ranges = {{.first = first, .last = last}};

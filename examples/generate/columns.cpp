@@ -2,46 +2,24 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdint>
 #include <span>
+
+#include "report/utf8.hpp"
 
 namespace terse::examples {
 
 namespace {
 
-struct CodePoint {
-  std::uint32_t value;
-  std::size_t bytes;  // 1 where it is not UTF-8
-  bool is_valid;
-};
-
-CodePoint code_point_at(std::string_view text, std::size_t at) {
-  const auto byte = [&](std::size_t i) { return static_cast<unsigned char>(text[i]); };
-  const std::uint32_t lead = byte(at);
-  if (lead < 0x80) return {lead, 1, true};
-  const std::size_t bytes = lead >= 0xf0 ? 4 : lead >= 0xe0 ? 3 : 2;
-  constexpr std::array<std::uint32_t, 5> least = {0, 0, 0x80, 0x800, 0x10000};
-  std::uint32_t value = lead & (0x7fu >> bytes);
-  if (lead < 0xc2 || lead > 0xf4 || at + bytes > text.size()) return {0xfffd, 1, false};
-  for (std::size_t i = 1; i < bytes; ++i) {
-    if ((byte(at + i) & 0xc0u) != 0x80u) return {0xfffd, 1, false};
-    value = value << 6 | (byte(at + i) & 0x3fu);
-  }
-  const bool is_valid =
-      value >= least[bytes] && value <= 0x10ffff && !(value >= 0xd800 && value <= 0xdfff);
-  return {is_valid ? value : 0xfffd, is_valid ? bytes : 1, is_valid};
-}
-
-bool is_in(std::uint32_t c, std::span<const std::array<std::uint32_t, 2>> ranges) {
+bool is_in(char32_t c, std::span<const std::array<char32_t, 2>> ranges) {
   return std::any_of(ranges.begin(), ranges.end(),
                      [c](const auto& range) { return c >= range[0] && c <= range[1]; });
 }
 
-std::size_t columns_of(std::uint32_t c) {
+std::size_t columns_of(char32_t c) {
   // The large blocks only: enough to keep columns straight.
-  static constexpr std::array<std::uint32_t, 2> narrow[] = {
+  static constexpr std::array<char32_t, 2> narrow[] = {
       {0x300, 0x36f}, {0x200b, 0x200f}, {0x20d0, 0x20ff}, {0xfe00, 0xfe0f}};
-  static constexpr std::array<std::uint32_t, 2> wide[] = {
+  static constexpr std::array<char32_t, 2> wide[] = {
       {0x1100, 0x115f},   {0x2e80, 0xa4cf},   {0xac00, 0xd7a3},  {0xf900, 0xfaff},
       {0xfe30, 0xfe6f},   {0xff00, 0xff60},   {0xffe0, 0xffe6},  {0x1f300, 0x1f64f},
       {0x1f680, 0x1f6ff}, {0x1f900, 0x1faff}, {0x20000, 0x3fffd}};
@@ -52,8 +30,8 @@ std::size_t columns_of(std::uint32_t c) {
 std::size_t fitting_bytes(std::string_view text, std::size_t columns) {
   std::size_t end = 0;
   for (std::size_t used = 0; end < text.size();) {
-    const CodePoint c = code_point_at(text, end);
-    used += columns_of(c.value);
+    const DecodedCharacter c = decode_utf8(text.substr(end));
+    used += columns_of(c.code);
     if (used > columns && end > 0) break;
     end += c.bytes;
   }
@@ -80,13 +58,13 @@ std::string cell(const std::string& line, std::size_t columns, bool coloured, bo
 std::string printable(std::string_view text) {
   std::string out;
   for (std::size_t at = 0; at < text.size();) {
-    const CodePoint c = code_point_at(text, at);
-    const bool is_control = (c.value < 0x20 && c.value != '\n') ||
-                            (c.value >= 0x7f && c.value < 0xa0) ||
-                            (c.value >= 0x202a && c.value <= 0x202e);
+    const DecodedCharacter c = decode_utf8(text.substr(at));
+    const bool is_control = (c.code < 0x20 && c.code != '\n') ||
+                            (c.code >= 0x7f && c.code < 0xa0) ||
+                            (c.code >= 0x202a && c.code <= 0x202e);
     if (is_control) {
       out += ' ';
-    } else if (!c.is_valid) {
+    } else if (c.code == invalid_character) {
       out += "\xEF\xBF\xBD";
     } else {
       out += text.substr(at, c.bytes);
@@ -99,8 +77,8 @@ std::string printable(std::string_view text) {
 std::size_t terminal_columns(std::string_view text) {
   std::size_t columns = 0;
   for (std::size_t at = 0; at < text.size();) {
-    const CodePoint c = code_point_at(text, at);
-    columns += columns_of(c.value);
+    const DecodedCharacter c = decode_utf8(text.substr(at));
+    columns += columns_of(c.code);
     at += c.bytes;
   }
   return columns;

@@ -29,8 +29,6 @@ namespace {
 
 /// Below this many tokens a cache is mostly its newest tokens and tables.
 constexpr std::size_t short_cache_tokens = 1024;
-/// Tokens of one calibration run: long positions, so that low RoPE frequencies turn.
-constexpr std::size_t calibration_window_tokens = 2048;
 
 bool stdout_is_terminal() {
 #ifdef TERSE_GENERATE_TERMINAL
@@ -94,16 +92,6 @@ std::vector<std::int32_t> calibration_tokens(const Settings& settings, const Tok
   }
   tokens.resize(count);
   return tokens;
-}
-
-std::vector<LayerMoments> moments_of(const LlamaModel& model, std::span<const std::int32_t> text) {
-  std::vector<LayerMoments> moments;
-  const std::size_t window =
-      std::min(calibration_window_tokens, static_cast<std::size_t>(model.config().context_tokens));
-  for (std::size_t at = 0; at < text.size(); at += window) {
-    add_moments(model, text.subspan(at, std::min(window, text.size() - at)), &moments);
-  }
-  return moments;
 }
 
 /// The text of a continuation with the mark before token `difference`.

@@ -19,7 +19,7 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
                       "they part.");
   parser.section("Input")
       .text("model", "FILE", &s->model_path,
-            "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1)")
+            "GGUF file of a Llama model (F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q6_K)")
       .text("prompt", "TEXT", &s->prompt,
             std::string("text to continue (default: \"") + default_prompt +
                 "\", or nothing after a context)")

@@ -1,11 +1,6 @@
-"""Relative links, anchors and quoted code of the Markdown pages.
-
-Links point at files and headings that exist. A code block behind `<!-- quote: PATH -->` stands in
-that file, line for line (up to common indentation).
-"""
+"""Relative links and anchors of the Markdown pages point at files and headings that exist."""
 
 import re
-import textwrap
 import unittest
 from pathlib import Path
 from urllib.parse import unquote
@@ -13,7 +8,6 @@ from urllib.parse import unquote
 ROOT = Path(__file__).resolve().parents[2]
 LINK = re.compile(r'\[[^\]]*\]\(([^)\s]+)(?: "[^"]*")?\)|<img[^>]*? src="([^"]+)"')
 FENCED = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
-QUOTE = re.compile(r"<!-- quote: (\S+) -->\n+```\w*\n(.*?)```", re.DOTALL)
 
 
 def pages():
@@ -54,19 +48,6 @@ def broken_links(page):
             yield f"{target}: there is no such heading"
 
 
-def wrong_quotes(page):
-    for path, block in QUOTE.findall(page.read_text(encoding="utf-8")):
-        wanted = textwrap.dedent(block).splitlines()
-        file = ROOT / path
-        lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
-        starts = range(len(lines) - len(wanted) + 1)
-        if not wanted or not any(
-            textwrap.dedent("\n".join(lines[i : i + len(wanted)])).splitlines() == wanted
-            for i in starts
-        ):
-            yield f"a quote of {path} is not in that file:\n{block}"
-
-
 class Links(unittest.TestCase):
     def test_there_are_pages(self):
         names = {page.relative_to(ROOT).as_posix() for page in pages()}
@@ -76,11 +57,6 @@ class Links(unittest.TestCase):
         for page in pages():
             with self.subTest(page=page.relative_to(ROOT).as_posix()):
                 self.assertEqual(list(broken_links(page)), [])
-
-    def test_quoted_code_is_that_of_the_files(self):
-        for page in pages():
-            with self.subTest(page=page.relative_to(ROOT).as_posix()):
-                self.assertEqual(list(wrong_quotes(page)), [])
 
     def test_every_picture_is_used(self):
         text = "".join(page.read_text(encoding="utf-8") for page in pages())

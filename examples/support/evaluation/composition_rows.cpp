@@ -4,10 +4,10 @@
 namespace terse::examples {
 
 void add_composition_rows(std::vector<PolicyRow>* rows) {
-  const auto add = [&](std::string name, std::string description, bool in_default,
+  const auto add = [&](const char* name, const char* description, bool in_default,
                        FactorRequest factors, auto make) {
-    rows->push_back({.name = std::move(name),
-                     .description = std::move(description),
+    rows->push_back({.name = name,
+                     .description = description,
                      .family = Family::composition,
                      .in_default = in_default,
                      .factors = factors,

@@ -4,8 +4,6 @@
 #include <chrono>
 #include <random>
 
-#include "model/matmul.hpp"
-
 namespace terse::examples {
 
 std::vector<float> decode(const LlamaModel& model, const SessionConfig& config, Session& session,
@@ -21,17 +19,7 @@ std::vector<float> decode(const LlamaModel& model, const SessionConfig& config, 
     session.begin_step(count);
     for (int layer = 0; layer < shape.layers; ++layer) {
       const std::vector<float> normed = model.attention_inputs(layer, x);
-      Qkv qkv = model.qkv(layer, normed, position + t, Rope::applied,
-                          session.projects() ? Rope::none : Rope::applied);
-      if (session.projects()) {
-        const LayerFactors& f = config.factors->at(static_cast<std::size_t>(layer));
-        qkv.k.resize(static_cast<std::size_t>(count * f.key_rank));
-        qkv.v.resize(static_cast<std::size_t>(count * f.value_rank));
-        matmul(model.pool(), normed.data(), count, f.key_down.data(), shape.hidden, f.key_rank,
-               qkv.k.data());
-        matmul(model.pool(), normed.data(), count, f.value_down.data(), shape.hidden, f.value_rank,
-               qkv.v.data());
-      }
+      const Qkv qkv = session_inputs(model, config, session, layer, normed, position + t);
       session.attend_layer(layer, qkv.q.data(), qkv.k.data(), qkv.v.data(), attention.data());
       model.finish_layer(layer, x, attention);
     }

@@ -2,12 +2,15 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
+#include <utility>
 
 #include <Eigen/Cholesky>
 #include <Eigen/Core>
 #include <Eigen/Eigenvalues>
 #include <Eigen/SVD>
 
+#include "evaluation/job_queue.hpp"
 #include "evaluation/window.hpp"
 
 namespace terse::examples {
@@ -17,6 +20,8 @@ namespace {
 using Matrix = Eigen::MatrixXd;
 using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
+/// Tokens of a window: long positions, so that low RoPE frequencies turn.
+constexpr int calibration_window_tokens = 2048;
 constexpr double input_damping = 1e-4;  // of the mean diagonal
 constexpr double output_damping = 1e-2;
 
@@ -70,40 +75,74 @@ void store(const Factors& f, std::vector<float>* up, std::vector<float>* down) {
   down->assign(v.data(), v.data() + v.size());
 }
 
-}  // namespace
+/// The channel that RoPE turns together with channel `c` of a head.
+int rope_partner(const LlamaConfig& config, int c) {
+  if (c >= config.rope_dim) return c;
+  if (config.rope_pairing == RopePairing::interleaved) return c ^ 1;
+  const int half = config.rope_dim / 2;
+  return c < half ? c + half : c - half;
+}
 
-void add_moments(const LlamaModel& model, std::span<const std::int32_t> tokens,
-                 std::vector<LayerMoments>* moments) {
+/// The moments of one window.
+std::vector<LayerMoments> window_moments(const LlamaModel& model,
+                                         std::span<const std::int32_t> tokens) {
   const LlamaConfig& config = model.config();
   const auto n = static_cast<Eigen::Index>(tokens.size());
-  moments->resize(static_cast<std::size_t>(config.layers));
+  std::vector<LayerMoments> moments(static_cast<std::size_t>(config.layers));
   (void)run_reference(model, tokens, [&](const LayerTrace& trace) {
-    LayerMoments& m = (*moments)[static_cast<std::size_t>(trace.layer)];
-    const auto hidden = static_cast<std::size_t>(config.hidden);
-    m.inputs.resize(hidden * hidden, 0.0);
+    LayerMoments& m = moments[static_cast<std::size_t>(trace.layer)];
     const Eigen::Map<const RowMajor> x(trace.normed.data(), n, config.hidden);
-    Eigen::Map<Matrix>(m.inputs.data(), config.hidden, config.hidden) +=
-        (x.transpose() * x).cast<double>();
+    const Matrix inputs = (x.transpose() * x).cast<double>();
+    m.inputs.assign(inputs.data(), inputs.data() + inputs.size());
 
-    const int d = config.head_dim, group = config.query_heads / config.kv_heads;
-    m.queries.resize(static_cast<std::size_t>(config.kv_heads * d), 0.0);
+    const int d = config.head_dim;
+    const int group = config.query_heads / config.kv_heads;
+    const int width = config.kv_heads * d;
     const Eigen::Map<const RowMajor> q(trace.queries.data(), n, config.query_heads * d);
     const Eigen::VectorXd squares = q.colwise().squaredNorm().cast<double>();
+    m.queries.assign(static_cast<std::size_t>(width), 0.0);
     for (int h = 0; h < config.query_heads; ++h) {
       for (int c = 0; c < d; ++c) {
-        int partner = c;
-        if (c < config.rope_dim) {
-          const int half = config.rope_dim / 2;
-          partner = config.rope_pairing == RopePairing::interleaved ? c ^ 1
-                    : c < half                                      ? c + half
-                                                                    : c - half;
-        }
-        m.queries[static_cast<std::size_t>(h / group * d + c)] +=
-            (squares[h * d + c] + squares[h * d + partner]) / (2.0 * group);
+        const int channel = h / group * d + c;
+        m.queries[static_cast<std::size_t>(channel)] +=
+            (squares[h * d + c] + squares[h * d + rope_partner(config, c)]) / (2.0 * group);
       }
     }
-    m.tokens += n;
+    m.tokens = n;
   });
+  return moments;
+}
+
+void add(const std::vector<double>& part, std::vector<double>* sum) {
+  std::transform(part.begin(), part.end(), sum->begin(), sum->begin(), std::plus<>());
+}
+
+}  // namespace
+
+std::vector<LayerMoments> moments_of(const LlamaModel& model, std::span<const std::int32_t> tokens,
+                                     int threads, const std::function<void(int)>& progress) {
+  const auto window =
+      static_cast<std::size_t>(std::min(calibration_window_tokens, model.config().context_tokens));
+  std::vector<std::vector<LayerMoments>> parts((tokens.size() + window - 1) / window);
+  std::vector<std::function<void()>> jobs;
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    jobs.emplace_back([&, i] {
+      const auto part = tokens.subspan(i * window, std::min(window, tokens.size() - i * window));
+      parts[i] = window_moments(model, part);
+      if (progress) progress(static_cast<int>(part.size()));
+    });
+  }
+  run_jobs(threads, jobs);
+  // Added in order, so that the sums do not depend on threads.
+  std::vector<LayerMoments> sum = std::move(parts.front());
+  for (std::size_t i = 1; i < parts.size(); ++i) {
+    for (std::size_t layer = 0; layer < sum.size(); ++layer) {
+      add(parts[i][layer].inputs, &sum[layer].inputs);
+      add(parts[i][layer].queries, &sum[layer].queries);
+      sum[layer].tokens += parts[i][layer].tokens;
+    }
+  }
+  return sum;
 }
 
 std::vector<LayerFactors> factorise(const LlamaModel& model,

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <span>
 #include <vector>
 
@@ -18,9 +19,13 @@ struct LayerMoments {
   long long tokens = 0;
 };
 
-/// Adds the moments of a stretch of text to `moments` [layer].
-void add_moments(const LlamaModel& model, std::span<const std::int32_t> tokens,
-                 std::vector<LayerMoments>* moments);
+/// The moments [layer] of a text (one token or more), which is run in windows that the model's
+/// context allows. The windows are shared among `threads` threads; the result does not depend on
+/// their number. `progress` is called, from any of them, with the tokens of each finished window.
+[[nodiscard]] std::vector<LayerMoments> moments_of(const LlamaModel& model,
+                                                   std::span<const std::int32_t> tokens,
+                                                   int threads = 1,
+                                                   const std::function<void(int)>& progress = {});
 
 /// Factors of every layer's key and value projections, joint over the KV heads.
 ///

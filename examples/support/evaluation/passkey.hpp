@@ -17,8 +17,12 @@ struct PasskeyCase {
   int digits = 5;
 };
 
-/// `count` cases of `length_tokens` tokens: two phrasings, depths of 10, 50 and 90 %, keys from a
-/// fixed sequence. Throws InputError if `haystack` is too short.
+/// Whether the tokeniser gives each digit of a number a token of its own, as passkeys need.
+[[nodiscard]] bool keeps_digits_apart(const Tokenizer& tokenizer);
+
+/// `count` cases of `length_tokens` tokens: two forms, depths of 10, 50 and 90 %, keys from a fixed
+/// sequence. Three cases in a row have all depths, two both forms, and six every pair of them once.
+/// Throws InputError if `haystack` is too short or the tokeniser joins digits.
 [[nodiscard]] std::vector<PasskeyCase> make_passkeys(const Tokenizer& tokenizer,
                                                      std::span<const std::int32_t> haystack,
                                                      int length_tokens, int count);

@@ -4,10 +4,10 @@
 namespace terse::examples {
 
 void add_quantisation_rows(std::vector<PolicyRow>* rows) {
-  const auto add = [&](std::string name, std::string description, Family family, bool in_default,
+  const auto add = [&](const char* name, const char* description, Family family, bool in_default,
                        auto make) {
-    rows->push_back({.name = std::move(name),
-                     .description = std::move(description),
+    rows->push_back({.name = name,
+                     .description = description,
                      .family = family,
                      .in_default = in_default,
                      .make_session = make});

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <cmath>
 #include <optional>
 #include <string>
 
@@ -41,7 +42,7 @@ auto streaming_session(double share) {
 }
 
 /// H2O: half of the budget for the newest tokens, half for heavy hitters, as in the paper. In
-/// chunks the newest 64 and the first four tokens are protected instead.
+/// chunks at most the newest 64 and the first four tokens are protected instead.
 template <class Policy, HeadPaging Paging = HeadPaging::per_head>
 auto heavy_hitter_session(double share, H2O::Normalise normalise, int every_tokens = 1) {
   return [=](const SessionConfig& config) -> std::unique_ptr<Session> {
@@ -49,8 +50,8 @@ auto heavy_hitter_session(double share, H2O::Normalise normalise, int every_toke
     H2O::Params params{
         .heavy_tokens = budget - budget / 2, .recent_tokens = budget / 2, .normalise = normalise};
     if (config.chunk_tail) {
-      params.recent_tokens = 64;
-      params.heavy_tokens = budget - 64;
+      params.recent_tokens = std::min(64, budget / 2);
+      params.heavy_tokens = budget - params.recent_tokens;
       params.sink_tokens = 4;
     }
     const EvictionSchedule schedule{.every_tokens = every_tokens, .compact_every_tokens = 64};
@@ -60,7 +61,7 @@ auto heavy_hitter_session(double share, H2O::Normalise normalise, int every_toke
 }
 
 inline std::string percent(double share) {
-  return share == 0.125 ? "12" : std::to_string(static_cast<int>(share * 100 + 0.5));
+  return share == 0.125 ? "12" : std::to_string(std::lround(share * 100));
 }
 
 }  // namespace terse::examples

@@ -73,4 +73,11 @@ class Session {
   [[nodiscard]] virtual double generation_overhead_bytes() const = 0;
 };
 
+/// What `session.attend_layer` takes of layer `layer` for the tokens from `position` on: queries,
+/// and keys and values or, where the session projects, their latents.
+/// \param normed `[token, hidden]`, the input of the projections
+[[nodiscard]] Qkv session_inputs(const LlamaModel& model, const SessionConfig& config,
+                                 const Session& session, int layer, std::span<const float> normed,
+                                 int position);
+
 }  // namespace terse::examples

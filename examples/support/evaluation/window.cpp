@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "model/matmul.hpp"
 #include "model/reference_attention.hpp"
 
 namespace terse::examples {
@@ -11,14 +10,6 @@ namespace {
 
 /// Rows of logits computed at a time: they are as wide as the vocabulary.
 constexpr int logit_rows = 32;
-
-std::vector<float> project(const LlamaModel& model, std::span<const float> normed, int tokens,
-                           const std::vector<float>& down, int rank) {
-  std::vector<float> latents(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(rank));
-  matmul(model.pool(), normed.data(), tokens, down.data(), model.config().hidden, rank,
-         latents.data());
-  return latents;
-}
 
 }  // namespace
 
@@ -46,24 +37,17 @@ std::vector<float> run_window(const LlamaModel& model, const SessionConfig& conf
                               WindowMemory* memory) {
   const LlamaConfig& shape = model.config();
   const int count = static_cast<int>(tokens.size());
-  const auto query_width = static_cast<std::size_t>(shape.query_heads * shape.head_dim);
+  const auto query_width =
+      static_cast<std::size_t>(shape.query_heads) * static_cast<std::size_t>(shape.head_dim);
   std::vector<float> x = model.embed(tokens);
   std::vector<float> attention(static_cast<std::size_t>(count) * query_width);
   double page_bytes = 0;
   for (int layer = 0; layer < shape.layers; ++layer) {
     session.restart(layer);
     const std::vector<float> normed = model.attention_inputs(layer, x);
-    Qkv qkv =
-        model.qkv(layer, normed, 0, Rope::applied, session.projects() ? Rope::none : Rope::applied);
-    auto key_width = static_cast<std::size_t>(shape.kv_heads * shape.head_dim);
-    auto value_width = key_width;
-    if (session.projects()) {
-      const LayerFactors& f = config.factors->at(static_cast<std::size_t>(layer));
-      qkv.k = project(model, normed, count, f.key_down, f.key_rank);
-      qkv.v = project(model, normed, count, f.value_down, f.value_rank);
-      key_width = static_cast<std::size_t>(f.key_rank);
-      value_width = static_cast<std::size_t>(f.value_rank);
-    }
+    const Qkv qkv = session_inputs(model, config, session, layer, normed, 0);
+    const std::size_t key_width = qkv.k.size() / tokens.size();
+    const std::size_t value_width = qkv.v.size() / tokens.size();
     for (int t = 0; t < count;) {
       // Steps end at multiples of their size, so that schedules in tokens are met exactly.
       const int step = std::min(session.natural_step_tokens(), count - t);
@@ -92,8 +76,9 @@ void for_each_logits(const LlamaModel& model, std::span<const float> residual, i
     const int rows = std::min(logit_rows, end - p);
     const std::vector<float> logits = model.logits(residual.subspan(
         static_cast<std::size_t>(p) * hidden, static_cast<std::size_t>(rows) * hidden));
-    for (int i = 0; i < rows; ++i)
+    for (int i = 0; i < rows; ++i) {
       f(p + i, logits.data() + static_cast<std::size_t>(i) * vocabulary);
+    }
   }
 }
 

@@ -4,6 +4,7 @@
 #include <tuple>
 
 #include "input_error.hpp"
+#include "quoted.hpp"
 #include "unicode.hpp"
 
 namespace terse::examples {
@@ -102,8 +103,7 @@ BytePairEncoder::BytePairEncoder(Pretokenizer pretokenizer, const TokenMap& spel
     const auto result = spellings.find(std::string(left) + std::string(right));
     if (left_found == spellings.end() || right_found == spellings.end() ||
         result == spellings.end()) {
-      throw InputError("the merge \"" + std::string(merge) +
-                       "\" does not join two tokens to a third");
+      throw InputError("the merge " + quoted(merge) + " does not join two tokens to a third");
     }
     merges_.emplace(pair_key(left_found->second, right_found->second), Merge{rank, result->second});
     ++rank;

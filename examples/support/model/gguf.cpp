@@ -9,11 +9,15 @@
 #include <utility>
 
 #include "input_error.hpp"
+#include "quoted.hpp"
 
 namespace terse::examples {
 namespace {
 
 constexpr std::size_t max_dimensions = 4;
+/// The limits of the format: a longer name or key comes from a damaged length.
+constexpr std::size_t max_name_bytes = 64;
+constexpr std::size_t max_key_bytes = 65535;
 
 enum class ValueType : std::uint32_t {
   u8 = 0,
@@ -129,6 +133,17 @@ class Cursor {
     return {reinterpret_cast<const char*>(text.data()), text.size()};
   }
 
+  /// A string of at most `limit` bytes.
+  [[nodiscard]] std::string short_string(std::size_t limit, const char* what) {
+    const std::string_view text = string(what);
+    if (text.size() > limit) {
+      throw InputError(std::string(what) + ", " + quoted(text) + ", has " +
+                       std::to_string(text.size()) + " bytes; the format allows " +
+                       std::to_string(limit));
+    }
+    return std::string(text);
+  }
+
   /// A count of things that each take at least `least_bytes`: refused where they cannot all follow.
   [[nodiscard]] std::size_t count(std::uint64_t value, std::size_t least_bytes, const char* what) {
     if (value > left() / least_bytes) {
@@ -151,7 +166,7 @@ GgufValue read_value(Cursor& cursor, const std::string& key) {
   if (type != static_cast<std::uint32_t>(ValueType::array)) {
     const std::size_t bytes = scalar_bytes(type);
     if (bytes == 0) {
-      throw InputError("the value of \"" + key + "\" has unknown type " + std::to_string(type));
+      throw InputError("the value of " + quoted(key) + " has unknown type " + std::to_string(type));
     }
     return load_scalar(type, cursor.take(bytes, "a value").data());
   }
@@ -166,8 +181,8 @@ GgufValue read_value(Cursor& cursor, const std::string& key) {
   }
   const std::size_t bytes = scalar_bytes(element_type);
   if (bytes == 0) {
-    throw InputError("the array \"" + key + "\" has element type " + std::to_string(element_type) +
-                     ", which is not supported");
+    throw InputError("the array " + quoted(key) + " has element type " +
+                     std::to_string(element_type) + ", which is not supported");
   }
   const std::size_t count = cursor.count(declared, bytes, "values in an array");
   return GgufScalarArray{element_type, count, cursor.take(count * bytes, "an array")};
@@ -181,11 +196,11 @@ struct TensorEntry {
 TensorEntry read_tensor_entry(Cursor& cursor) {
   TensorEntry entry;
   GgufTensor& tensor = entry.tensor;
-  tensor.name = cursor.string("a tensor's name");
-  const std::string quoted = "tensor \"" + tensor.name + "\"";
+  tensor.name = cursor.short_string(max_name_bytes, "a tensor's name");
+  const std::string subject = "tensor " + quoted(tensor.name);
   const auto dimensions = cursor.number<std::uint32_t>("a tensor's description");
   if (dimensions == 0 || dimensions > max_dimensions) {
-    throw InputError(quoted + " has " + std::to_string(dimensions) + " dimensions");
+    throw InputError(subject + " has " + std::to_string(dimensions) + " dimensions");
   }
   std::uint64_t elements = 1;
   for (std::uint32_t i = 0; i < dimensions; ++i) {
@@ -193,7 +208,7 @@ TensorEntry read_tensor_entry(Cursor& cursor) {
     // A byte holds at most two elements of any format, so larger products cannot be in a file.
     constexpr std::uint64_t limit = std::numeric_limits<std::uint64_t>::max() / 16;
     if (extent == 0 || extent > limit / elements) {
-      throw InputError(quoted + " has an extent of " + std::to_string(extent));
+      throw InputError(subject + " has an extent of " + std::to_string(extent));
     }
     elements *= extent;
     tensor.shape.push_back(static_cast<std::size_t>(extent));
@@ -203,12 +218,12 @@ TensorEntry read_tensor_entry(Cursor& cursor) {
   const auto type = cursor.number<std::uint32_t>("a tensor's description");
   const auto supported = supported_tensor_type(type);
   if (!supported) {
-    throw InputError(quoted + " has format " + tensor_type_name(type) +
+    throw InputError(subject + " has format " + tensor_type_name(type) +
                      "; supported are F32, F16, BF16, Q8_0, Q4_0, Q4_1 and Q6_K");
   }
   tensor.type = *supported;
   if (tensor.shape.back() % block_size(tensor.type).elements != 0) {
-    throw InputError(quoted + " has rows of " + std::to_string(tensor.shape.back()) +
+    throw InputError(subject + " has rows of " + std::to_string(tensor.shape.back()) +
                      " elements, not a multiple of the block of " + tensor_type_name(type));
   }
   entry.offset_bytes = cursor.number<std::uint64_t>("a tensor's description");
@@ -252,10 +267,10 @@ void GgufFile::parse() try {
   // The smallest value is a key of no characters, a type and one byte.
   const std::size_t value_count = cursor.count(declared_values, 13, "metadata values");
   for (std::size_t i = 0; i < value_count; ++i) {
-    std::string key(cursor.string("a metadata key"));
+    const std::string key = cursor.short_string(max_key_bytes, "a metadata key");
     GgufValue value = read_value(cursor, key);
     if (!values_.emplace(key, std::move(value)).second) {
-      throw InputError("metadata key \"" + key + "\" occurs twice");
+      throw InputError("metadata key " + quoted(key) + " occurs twice");
     }
   }
 
@@ -285,16 +300,16 @@ void GgufFile::parse() try {
     const BlockSize block = block_size(tensor.type);
     const std::size_t blocks = tensor.elements / block.elements;
     if (entry.offset_bytes % alignment != 0) {
-      throw InputError("tensor \"" + tensor.name + "\" is not aligned");
+      throw InputError("tensor " + quoted(tensor.name) + " is not aligned");
     }
     if (entry.offset_bytes > data.size() ||
         blocks > (data.size() - entry.offset_bytes) / block.bytes) {
-      throw InputError("tensor \"" + tensor.name + "\" reaches past the end of the file");
+      throw InputError("tensor " + quoted(tensor.name) + " reaches past the end of the file");
     }
     tensor.bytes = data.subspan(static_cast<std::size_t>(entry.offset_bytes), blocks * block.bytes);
     std::string name = tensor.name;
     if (!tensors_.emplace(name, std::move(tensor)).second) {
-      throw InputError("tensor \"" + name + "\" occurs twice");
+      throw InputError("tensor " + quoted(name) + " occurs twice");
     }
   }
 } catch (const InputError& error) {
@@ -311,7 +326,7 @@ const GgufTensor* GgufFile::find_tensor(std::string_view name) const {
 const GgufTensor& GgufFile::tensor(std::string_view name) const {
   const GgufTensor* found = find_tensor(name);
   if (found == nullptr) {
-    refuse("has no tensor \"" + std::string(name) + "\"");
+    refuse("has no tensor " + quoted(name));
   }
   return *found;
 }
@@ -326,7 +341,7 @@ const T& GgufFile::held(std::string_view key, const char* kind) const {
   const GgufValue* value = find(key);
   const T* result = value != nullptr ? std::get_if<T>(value) : nullptr;
   if (result == nullptr) {
-    refuse("metadata \"" + std::string(key) + "\" is missing or not " + kind);
+    refuse("metadata " + quoted(key) + " is missing or not " + kind);
   }
   return *result;
 }
@@ -335,7 +350,7 @@ int GgufFile::integer(std::string_view key, std::optional<int> fallback) const {
   const GgufValue* value = find(key);
   const std::optional<int> result = value != nullptr ? to_int(*value) : fallback;
   if (!result) {
-    refuse("metadata \"" + std::string(key) + "\" is missing or not a small integer");
+    refuse("metadata " + quoted(key) + " is missing or not a small integer");
   }
   return *result;
 }
@@ -346,7 +361,7 @@ float GgufFile::real(std::string_view key, std::optional<float> fallback) const 
   }
   const float value = static_cast<float>(held<double>(key, "a real number"));
   if (!std::isfinite(value)) {
-    refuse("metadata \"" + std::string(key) + "\" is not finite");
+    refuse("metadata " + quoted(key) + " is not finite");
   }
   return value;
 }
@@ -367,7 +382,7 @@ const std::vector<std::string_view>& GgufFile::strings(std::string_view key) con
 std::vector<float> GgufFile::reals(std::string_view key) const {
   const GgufScalarArray& array = held<GgufScalarArray>(key, "an array of numbers");
   if (array.element_type != static_cast<std::uint32_t>(ValueType::f32)) {
-    refuse("metadata \"" + std::string(key) + "\" is not an array of fp32 numbers");
+    refuse("metadata " + quoted(key) + " is not an array of fp32 numbers");
   }
   std::vector<float> result(array.count);
   for (std::size_t i = 0; i < array.count; ++i) {
@@ -383,7 +398,7 @@ std::vector<int> GgufFile::integers(std::string_view key) const {
   for (std::size_t i = 0; i < array.count; ++i) {
     const auto element = to_int(load_scalar(array.element_type, array.bytes.data() + bytes * i));
     if (!element) {
-      refuse("metadata \"" + std::string(key) + "\" is not an array of small integers");
+      refuse("metadata " + quoted(key) + " is not an array of small integers");
     }
     result[i] = *element;
   }

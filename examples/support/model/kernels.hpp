@@ -7,8 +7,6 @@ namespace terse::examples {
 /// The single-threaded inner loops of the forward pass, compiled once for each instruction set.
 /// Matrices are row-major; `stride` counts the elements from one row to the next.
 struct Kernels {
-  const char* name;
-
   /// y[rows, out] = x[rows, in] w[out, in]^T
   void (*multiply_transposed)(const float* x, std::ptrdiff_t x_stride, int rows, const float* w,
                               std::ptrdiff_t w_stride, int in, int out, float* y,

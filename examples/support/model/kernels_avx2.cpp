@@ -1,4 +1,3 @@
 #define TERSE_EXAMPLE_KERNELS avx2_kernels
-#define TERSE_EXAMPLE_KERNELS_NAME "avx2"
 #define TERSE_EXAMPLE_EIGEN terse_eigen_avx2
 #include "kernels.inc"

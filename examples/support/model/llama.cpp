@@ -10,6 +10,7 @@
 
 #include "input_error.hpp"
 #include "matmul.hpp"
+#include "quoted.hpp"
 
 namespace terse::examples {
 namespace {
@@ -24,7 +25,7 @@ std::size_t size(int count) { return static_cast<std::size_t>(count); }
 int count(const GgufFile& file, const std::string& key, std::optional<int> fallback = {}) {
   const int value = file.integer(key, fallback);
   if (value < 1 || value > (1 << 24)) {
-    refuse(file, "metadata \"" + key + "\" is " + std::to_string(value));
+    refuse(file, "metadata " + quoted(key) + " is " + std::to_string(value));
   }
   return value;
 }
@@ -38,8 +39,8 @@ class WeightReader {
                                         const std::vector<std::size_t>& shape) {
     const GgufTensor& tensor = file_.tensor(name);
     if (tensor.shape != shape) {
-      refuse(file_, "tensor \"" + name + "\" is " + text(tensor.shape) + " where " + text(shape) +
-                        " is needed");
+      refuse(file_, "tensor " + quoted(name) + " is " + text(tensor.shape) + " where " +
+                        text(shape) + " is needed");
     }
     used_.insert(name);
     const BlockSize block = block_size(tensor.type);
@@ -54,7 +55,7 @@ class WeightReader {
       dequantize(tensor.type, tensor.bytes.subspan(first * block.bytes, taken * block.bytes), part);
       if (!std::all_of(part.begin(), part.end(),
                        [](float value) { return std::isfinite(value); })) {
-        refuse(file_, "tensor \"" + name + "\" holds values that are not finite");
+        refuse(file_, "tensor " + quoted(name) + " holds values that are not finite");
       }
     });
     return values;
@@ -63,7 +64,8 @@ class WeightReader {
   void refuse_unused() const {
     for (const auto& [name, tensor] : file_.tensors()) {
       if (!used_.contains(name)) {
-        refuse(file_, "tensor \"" + name + "\" has no place in the Llama architecture known here");
+        refuse(file_,
+               "tensor " + quoted(name) + " has no place in the Llama architecture known here");
       }
     }
   }
@@ -90,7 +92,7 @@ std::vector<double> rope_frequencies(const GgufFile& file, const LlamaConfig& co
   if (scaling == "linear") {
     position_factor = 1 / static_cast<double>(file.real("llama.rope.scaling.factor"));
   } else if (scaling != "none") {
-    refuse(file, "RoPE scaling \"" + scaling + "\" is not supported");
+    refuse(file, "RoPE scaling " + quoted(scaling) + " is not supported");
   } else if (file.has("llama.rope.scale_linear")) {
     refuse(file, "metadata \"llama.rope.scale_linear\" is not supported");
   }
@@ -118,7 +120,7 @@ std::vector<double> rope_frequencies(const GgufFile& file, const LlamaConfig& co
 LlamaConfig read_config(const GgufFile& file) {
   const std::string architecture = file.text("general.architecture");
   if (architecture != "llama") {
-    refuse(file, "architecture \"" + architecture + "\" is not supported; only \"llama\" is");
+    refuse(file, "architecture " + quoted(architecture) + " is not supported; only \"llama\" is");
   }
   LlamaConfig config;
   config.name = file.text("general.name", "unnamed");

@@ -31,8 +31,6 @@ const Kernels& kernels() {
   return chosen;
 }
 
-const char* instruction_set() { return kernels().name; }
-
 void matmul(ThreadPool& pool, const float* x, int rows, const float* w, int in, int out, float* y) {
   // A tile of w stays in the second-level cache. Few rows are bound by reading w: narrow tiles then
   // keep every thread busy to the end.

@@ -13,9 +13,6 @@ namespace terse::examples {
 /// \param y `[rows, out]`; must not overlap x or w
 void matmul(ThreadPool& pool, const float* x, int rows, const float* w, int in, int out, float* y);
 
-/// The instruction set chosen at run time: "avx512", "avx2" or "baseline".
-[[nodiscard]] const char* instruction_set();
-
 /// The natural logarithm of the sum of exp(values[i]), i in [0, count), count > 0.
 [[nodiscard]] double log_sum_exp(const float* values, int count);
 

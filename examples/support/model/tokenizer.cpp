@@ -9,6 +9,7 @@
 #include "byte_pair_encoder.hpp"
 #include "input_error.hpp"
 #include "piece_encoder.hpp"
+#include "quoted.hpp"
 #include "unicode.hpp"
 
 namespace terse::examples {
@@ -64,7 +65,6 @@ struct Tokenizer::Vocabulary {
   TokenMap by_spelling;
   std::vector<std::int32_t> specials;  // those recognised in text, the longest spelling first
   std::optional<std::int32_t> bos;
-  std::optional<std::int32_t> eos;
   std::optional<std::int32_t> unknown;
   std::set<std::int32_t> ends;
   bool add_bos = false;
@@ -140,10 +140,9 @@ void Tokenizer::Vocabulary::read_special_tokens(const GgufFile& file) {
     return value;
   };
   bos = token("tokenizer.ggml.bos_token_id");
-  eos = token("tokenizer.ggml.eos_token_id");
   unknown = token("tokenizer.ggml.unknown_token_id");
-  for (const auto& end : {eos, token("tokenizer.ggml.eot_token_id")}) {
-    if (end) {
+  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id"}) {
+    if (const auto end = token(key)) {
       ends.insert(*end);
     }
   }
@@ -160,8 +159,8 @@ void Tokenizer::Vocabulary::make_byte_level(const GgufFile& file) {
   const std::string name = file.text("tokenizer.ggml.pre", "missing");
   const std::optional<Pretokenizer> pretokenizer = pretokenizer_by_name(name);
   if (!pretokenizer) {
-    throw InputError("pre-tokeniser \"" + name +
-                     "\" is not supported; supported are smollm, gpt-2 and llama-bpe");
+    throw InputError("pre-tokeniser " + quoted(name) +
+                     " is not supported; supported are smollm, gpt-2 and llama-bpe");
   }
   for (Token& token : tokens) {
     token.bytes =
@@ -188,7 +187,7 @@ void Tokenizer::Vocabulary::make_pieces(const GgufFile& file) {
     if (token.type == TokenType::byte) {
       const std::optional<unsigned char> byte = byte_of(token.spelling);
       if (!byte) {
-        throw InputError("byte token \"" + token.spelling + "\" names no byte");
+        throw InputError("byte token " + quoted(token.spelling) + " names no byte");
       }
       byte_tokens[*byte] = static_cast<std::int32_t>(i);
       token.bytes.assign(1, static_cast<char>(*byte));
@@ -245,8 +244,8 @@ Tokenizer Tokenizer::load(const GgufFile& file) {
   const std::string model = file.text("tokenizer.ggml.model");
   try {
     if (model != "gpt2" && model != "llama") {
-      throw InputError("tokeniser \"" + model +
-                       "\" is not supported; supported are gpt2 and llama");
+      throw InputError("tokeniser " + quoted(model) +
+                       " is not supported; supported are gpt2 and llama");
     }
     vocabulary->read_tokens(file);
     vocabulary->read_special_tokens(file);
@@ -268,11 +267,8 @@ Tokenizer Tokenizer::load(const GgufFile& file) {
 std::vector<std::int32_t> Tokenizer::encode(std::string_view text, SpecialTokens special,
                                             AddBos add_bos) const {
   std::vector<std::int32_t> result;
-  if (add_bos == AddBos::yes || (add_bos == AddBos::as_model_says && vocabulary_->add_bos)) {
-    if (!vocabulary_->bos) {
-      throw InputError("the vocabulary has no beginning-of-sequence token");
-    }
-    result.push_back(*vocabulary_->bos);
+  if (add_bos == AddBos::as_model_says && vocabulary_->add_bos) {
+    result.push_back(vocabulary_->bos.value());
   }
   bool at_start = true;
   vocabulary_->encode_with_specials(text, 0, special, at_start, result);
@@ -306,9 +302,6 @@ std::string_view Tokenizer::token_bytes(std::int32_t token) const {
 std::int32_t Tokenizer::vocabulary() const {
   return static_cast<std::int32_t>(vocabulary_->tokens.size());
 }
-
-std::optional<std::int32_t> Tokenizer::bos_token() const { return vocabulary_->bos; }
-std::optional<std::int32_t> Tokenizer::eos_token() const { return vocabulary_->eos; }
 
 std::optional<std::int32_t> Tokenizer::find_token(std::string_view spelling) const {
   const auto found = vocabulary_->by_spelling.find(spelling);

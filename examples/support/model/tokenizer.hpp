@@ -17,7 +17,7 @@ namespace terse::examples {
 enum class SpecialTokens { as_text, parsed };
 
 /// Whether encode starts with the beginning-of-sequence token.
-enum class AddBos { as_model_says, no, yes };
+enum class AddBos { as_model_says, no };
 
 /// Text to token ids and back, as a GGUF file describes it: byte-level BPE ("gpt2" with the
 /// pre-tokenisers "smollm", "gpt-2" and "llama-bpe") and SentencePiece BPE with byte fallback
@@ -48,8 +48,6 @@ class Tokenizer {
   [[nodiscard]] std::string_view token_bytes(std::int32_t token) const;
 
   [[nodiscard]] std::int32_t vocabulary() const;
-  [[nodiscard]] std::optional<std::int32_t> bos_token() const;
-  [[nodiscard]] std::optional<std::int32_t> eos_token() const;
   /// The token spelled exactly so, control tokens included.
   [[nodiscard]] std::optional<std::int32_t> find_token(std::string_view spelling) const;
   /// Whether generation ends here: the end-of-sequence, end-of-turn or end-of-text token.

@@ -36,7 +36,7 @@ std::string results_csv(const std::vector<ResultRow>& rows) {
                                        std::string(family_key(row.family))};
     for (const ResultField& field : result_fields) {
       const double value = row.*field.value;
-      record.push_back(std::isnan(value) ? std::string() : format_exact(value));
+      record.push_back(std::isfinite(value) ? format_exact(value) : std::string());
     }
     record.push_back(std::to_string(row.scored_positions));
     out += csv_record(record);

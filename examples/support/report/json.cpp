@@ -1,43 +1,19 @@
 #include "report/json.hpp"
 
-#include <array>
 #include <cmath>
-#include <cstddef>
 #include <utility>
 
 #include "report/format.hpp"
 #include "report/result_fields.hpp"
+#include "report/utf8.hpp"
 
 namespace terse::examples {
 namespace {
 
-// Bytes of the well-formed UTF-8 sequence at the start of `text` (Unicode 15, table 3-7); 0 when
-// it is not one.
-std::size_t utf8_sequence_bytes(std::string_view text) {
-  const auto byte = [text](std::size_t i) {
-    return i < text.size() ? static_cast<unsigned char>(text[i]) : 0U;
-  };
-  const auto is_tail = [&byte](std::size_t i) { return (byte(i) & 0xC0U) == 0x80U; };
-  const unsigned lead = byte(0);
-  if (lead < 0x80U) return 1;
-  if (lead >= 0xC2U && lead <= 0xDFU) return is_tail(1) ? 2 : 0;
-  if (lead >= 0xE0U && lead <= 0xEFU) {
-    const bool is_overlong = lead == 0xE0U && byte(1) < 0xA0U;
-    const bool is_surrogate = lead == 0xEDU && byte(1) >= 0xA0U;
-    return is_tail(1) && is_tail(2) && !is_overlong && !is_surrogate ? 3 : 0;
-  }
-  if (lead >= 0xF0U && lead <= 0xF4U) {
-    const bool is_overlong = lead == 0xF0U && byte(1) < 0x90U;
-    const bool is_beyond = lead == 0xF4U && byte(1) >= 0x90U;
-    return is_tail(1) && is_tail(2) && is_tail(3) && !is_overlong && !is_beyond ? 4 : 0;
-  }
-  return 0;
-}
-
 void write_text(JsonWriter& json, const TextInfo& text) {
   json.begin_object();
   json.member("name", text.name);
-  json.member("path", text.path);
+  json.member("path", text.name);
   json.member("sha256", text.sha256);
   json.member("skip_chars", text.skip_chars);
   json.key("token_ranges").begin_array();
@@ -61,10 +37,11 @@ std::string json_quoted(std::string_view text) {
   constexpr std::string_view hex = "0123456789abcdef";
   std::string out = "\"";
   while (!text.empty()) {
-    const std::size_t length = utf8_sequence_bytes(text);
-    if (length != 1) {
-      out += length == 0 ? std::string_view("\xEF\xBF\xBD") : text.substr(0, length);
-      text.remove_prefix(length == 0 ? 1 : length);
+    const DecodedCharacter decoded = decode_utf8(text);
+    if (decoded.code >= 0x80) {
+      out += decoded.code == invalid_character ? std::string_view("\xEF\xBF\xBD")
+                                               : text.substr(0, decoded.bytes);
+      text.remove_prefix(decoded.bytes);
       continue;
     }
     const char c = text.front();
@@ -152,12 +129,6 @@ JsonWriter& JsonWriter::value(long long number) {
   return *this;
 }
 
-JsonWriter& JsonWriter::value(bool flag) {
-  begin_value();
-  text_ += flag ? "true" : "false";
-  return *this;
-}
-
 JsonWriter& JsonWriter::null() {
   begin_value();
   text_ += "null";
@@ -191,6 +162,9 @@ std::string results_json(const RunInfo& run, const std::vector<ResultRow>& rows)
   }
   json.key("options").begin_object();
   for (const auto& [name, value] : run.options) json.member(name, value);
+  json.end_object();
+  json.key("reference").begin_object();
+  json.member("perplexity", run.reference_perplexity);
   json.end_object();
   json.key("rows").begin_array();
   for (const ResultRow& row : rows) {

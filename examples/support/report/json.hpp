@@ -25,7 +25,6 @@ class JsonWriter {
   JsonWriter& value(double number);
   JsonWriter& value(long long number);
   JsonWriter& value(int number) { return value(static_cast<long long>(number)); }
-  JsonWriter& value(bool flag);
   JsonWriter& null();
 
   template <class T>

@@ -163,22 +163,6 @@ OptionParser& OptionParser::integer(std::string name, std::string value_name, in
   return *this;
 }
 
-OptionParser& OptionParser::integers(std::string name, std::string value_name,
-                                     std::vector<std::int64_t>* target, IntegerRange range,
-                                     std::string explanation) {
-  Option& option = declare(name, std::move(value_name), std::move(explanation));
-  std::vector<std::string> defaults;
-  for (const std::int64_t value : *target) defaults.push_back(std::to_string(value));
-  option.default_text = join(defaults, ", ");
-  option.limits = range_text(range);
-  option.is_repeatable = true;
-  option.assign = [name = std::move(name), target, range](const std::string& value, bool is_first) {
-    if (is_first) target->clear();
-    target->push_back(read_integer(name, value, range));
-  };
-  return *this;
-}
-
 OptionParser& OptionParser::real(std::string name, std::string value_name, double* target,
                                  RealRange range, std::string explanation) {
   Option& option = declare(name, std::move(value_name), std::move(explanation));
@@ -229,11 +213,6 @@ OptionParser& OptionParser::choices(std::string name, std::string value_name,
       start = end + 1;
     }
   };
-  return *this;
-}
-
-OptionParser& OptionParser::required() {
-  options_.back().is_required = true;
   return *this;
 }
 
@@ -289,11 +268,6 @@ bool OptionParser::parse(const std::vector<std::string>& arguments) {
     option->assign(value, option->times_given == 0);
     ++option->times_given;
   }
-  for (const Option& option : options_) {
-    if (option.is_required && option.times_given == 0) {
-      throw InputError("--" + option.name + " " + option.value_name + " is required");
-    }
-  }
   return true;
 }
 
@@ -328,11 +302,7 @@ std::string OptionParser::help() const {
       std::vector<std::string> notes;
       if (!option.limits.empty()) notes.push_back(option.limits);
       if (option.is_repeatable) notes.emplace_back("repeatable");
-      if (option.is_required) {
-        notes.emplace_back("required");
-      } else if (!option.default_text.empty()) {
-        notes.push_back("default: " + option.default_text);
-      }
+      if (!option.default_text.empty()) notes.push_back("default: " + option.default_text);
       append_option("--" + option.name + (option.value_name.empty() ? "" : " " + option.value_name),
                     option.explanation + (notes.empty() ? "" : " (" + join(notes, "; ") + ")"));
     }

@@ -52,11 +52,6 @@ class OptionParser {
   OptionParser& integer(std::string name, std::string value_name, int* target, IntegerRange range,
                         std::string explanation);
 
-  /// A repeatable integer.
-  OptionParser& integers(std::string name, std::string value_name,
-                         std::vector<std::int64_t>* target, IntegerRange range,
-                         std::string explanation);
-
   /// A finite number.
   OptionParser& real(std::string name, std::string value_name, double* target, RealRange range,
                      std::string explanation);
@@ -69,9 +64,6 @@ class OptionParser {
   /// named twice counts once.
   OptionParser& choices(std::string name, std::string value_name, std::vector<std::string> allowed,
                         std::vector<std::string>* target, std::string explanation);
-
-  /// The option declared last must be given.
-  OptionParser& required();
 
   /// A command shown at the end of the help text.
   OptionParser& example(std::string command, std::string explanation);
@@ -97,7 +89,6 @@ class OptionParser {
     std::function<void(const std::string& value, bool is_first)> assign;
     std::size_t section = 0;
     bool is_repeatable = false;
-    bool is_required = false;
     int times_given = 0;
   };
   struct Example {

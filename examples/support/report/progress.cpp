@@ -103,13 +103,6 @@ void ProgressBar::finish() {
   is_shown_ = false;
 }
 
-void ProgressBar::print_above(const std::string& line) {
-  const std::lock_guard lock(mutex_);
-  clear();
-  out_ << line << '\n' << std::flush;
-  draw(true);
-}
-
 void ProgressBar::clear() {
   if (!is_drawn_) return;
   out_ << "\r\x1b[2K" << std::flush;

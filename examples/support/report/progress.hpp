@@ -31,10 +31,6 @@ class ProgressBar {
   /// Clears the line; later calls do nothing. The destructor does it too.
   void finish();
 
-  /// Clears the line, writes `line` and a newline below what stands, and draws the bar again. Goes
-  /// to the bar's stream, shown or not.
-  void print_above(const std::string& line);
-
  private:
   void draw(bool is_forced);
   void clear();

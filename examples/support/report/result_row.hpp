@@ -55,8 +55,7 @@ struct TokenRange {
 };
 
 struct TextInfo {
-  std::string name;
-  std::string path;
+  std::string name;          ///< the file's, without its folder
   std::string sha256;        ///< of the whole file
   long long skip_chars = 0;  ///< bytes before token 0
   std::vector<TokenRange> token_ranges;
@@ -75,6 +74,7 @@ struct RunInfo {
   std::string compiler;
   std::string instruction_set;
   int threads = 0;
+  double reference_perplexity = not_measured;  ///< with plain 16-bit keys and values
   std::vector<std::pair<std::string, std::string>> options;
 };
 

@@ -38,11 +38,6 @@ double mean(std::span<const double> values) {
 
 double median(std::vector<double> values) { return quantile(std::move(values), 0.5); }
 
-PairedDelta paired_delta(std::span<const double> delta, int block_tokens) {
-  const std::vector<std::vector<double>> one_window = {{delta.begin(), delta.end()}};
-  return paired_delta(one_window, block_tokens);
-}
-
 PairedDelta paired_delta(const std::vector<std::vector<double>>& windows, int block_tokens) {
   struct Block {
     double mean;

@@ -33,12 +33,9 @@ struct PairedDelta {
   long long blocks = 0;
 };
 
-/// Mean of paired differences at successive positions. Neighbouring positions are correlated, so
-/// the error comes from the means of blocks of `block_tokens` positions (ddof 1); a shorter last
-/// block weighs by its length.
-[[nodiscard]] PairedDelta paired_delta(std::span<const double> delta, int block_tokens);
-
-/// The same over several windows; no block reaches across two of them.
+/// Mean of paired differences at the successive positions of each window. Neighbouring positions
+/// are correlated, so the error comes from the means of blocks of `block_tokens` positions (ddof
+/// 1); no block reaches across two windows, and a window's shorter last block weighs by its length.
 [[nodiscard]] PairedDelta paired_delta(const std::vector<std::vector<double>>& windows,
                                        int block_tokens);
 

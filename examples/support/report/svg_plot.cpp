@@ -248,9 +248,8 @@ void draw_legend(SvgCanvas& svg, double y, const std::vector<const ResultRow*>& 
 std::string subtitle(const RunInfo& run, const std::vector<const ResultRow*>& rows) {
   std::string text = run.model_name.empty() ? run.model_path : run.model_name;
   for (std::size_t i = 0; i < run.texts.size(); ++i) {
-    const TextInfo& source = run.texts[i];
     text += i == 0 ? " on " : ", ";
-    text += source.name.empty() ? source.path : source.name;
+    text += run.texts[i].name;
   }
   long long positions = 0;
   for (const ResultRow* row : rows) positions = std::max(positions, row->scored_positions);

@@ -2,6 +2,8 @@
 
 #include "evaluation/low_rank.hpp"
 
+#include <atomic>
+
 #include <Eigen/Cholesky>
 #include <Eigen/Core>
 #include <Eigen/Eigenvalues>
@@ -31,10 +33,7 @@ struct Fixture {
   int width = model.config().kv_heads * model.config().head_dim;
   int hidden = model.config().hidden;
 
-  Fixture() {
-    add_moments(model, random_tokens(300, model.config().vocabulary, 5), &moments);
-    add_moments(model, random_tokens(200, model.config().vocabulary, 6), &moments);
-  }
+  Fixture() { moments = moments_of(model, random_tokens(500, model.config().vocabulary, 5)); }
 
   /// Cholesky factor of the inputs' second moment, damped by 1e-4 of its mean diagonal.
   [[nodiscard]] Matrix input_factor(std::size_t layer) const {
@@ -101,8 +100,7 @@ TEST_CASE("moments are those of the projections' inputs and of queries before Ro
   Fixture f;
   const LlamaConfig& c = f.model.config();
   const auto tokens = random_tokens(11, c.vocabulary, 7);
-  std::vector<LayerMoments> moments;
-  add_moments(f.model, tokens, &moments);
+  const std::vector<LayerMoments> moments = moments_of(f.model, tokens);
   REQUIRE(moments.size() == 2);
   CHECK(moments[1].tokens == 11);
   const auto normed = f.model.attention_inputs(0, f.model.embed(tokens));
@@ -118,6 +116,34 @@ TEST_CASE("moments are those of the projections' inputs and of queries before Ro
   for (const int channel : {6, 7}) {
     CHECK(moments[0].queries[static_cast<std::size_t>(c.head_dim + channel)] ==
           Approx(sum / 6).epsilon(1e-5));
+  }
+}
+
+TEST_CASE("a text longer than the model's context is run in windows, on any number of threads") {
+  ThreadPool pool(1);
+  const LlamaModel model = LlamaModel::load(small_model_file({.context_tokens = 100}), pool);
+  const auto tokens = random_tokens(250, model.config().vocabulary, 7);
+  const std::span<const std::int32_t> all(tokens);
+  const auto whole = moments_of(model, all);
+  const auto first = moments_of(model, all.first(100)),
+             second = moments_of(model, all.subspan(100, 100)),
+             third = moments_of(model, all.subspan(200));
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    CHECK(whole[layer].tokens == 250);
+    bool are_sums = true;
+    for (std::size_t i = 0; i < whole[layer].inputs.size(); ++i) {
+      are_sums &= whole[layer].inputs[i] ==
+                  first[layer].inputs[i] + second[layer].inputs[i] + third[layer].inputs[i];
+    }
+    CHECK(are_sums);
+  }
+
+  std::atomic<int> reported{0};
+  const auto shared = moments_of(model, all, 3, [&](int count) { reported += count; });
+  CHECK(reported == 250);
+  for (std::size_t layer = 0; layer < 2; ++layer) {
+    CHECK(shared[layer].inputs == whole[layer].inputs);
+    CHECK(shared[layer].queries == whole[layer].queries);
   }
 }
 

@@ -3,7 +3,9 @@
 #include "evaluation/passkey.hpp"
 
 #include <cmath>
+#include <map>
 #include <set>
+#include <utility>
 
 #include "../model/refusal.hpp"
 #include "evaluation/policies.hpp"
@@ -47,6 +49,16 @@ std::string haystack_text(std::size_t length) {
   return text;
 }
 
+/// What is planted and what is asked.
+std::pair<std::string, std::string> wording_of(const std::string& key, bool first_form) {
+  if (first_form) {
+    return {"\n\nThe pass key is " + key + ". Remember it. " + key + " is the pass key.\n\n",
+            "\n\nWhat is the pass key? The pass key is " + key};
+  }
+  return {"\n\nThe secret number of Elizabeth is " + key + ".\n\n",
+          "\n\nThe secret number of Elizabeth is " + key};
+}
+
 }  // namespace
 
 TEST_CASE("a passkey is planted at its depth and asked for at the end") {
@@ -56,6 +68,7 @@ TEST_CASE("a passkey is planted at its depth and asked for at the end") {
   REQUIRE(cases.size() == 12);
   const double depths[] = {0.1, 0.5, 0.9};
   std::set<std::string> keys;
+  std::map<std::pair<double, bool>, int> kinds;
   for (std::size_t i = 0; i < cases.size(); ++i) {
     INFO("case " << i);
     const PasskeyCase& one = cases[i];
@@ -66,21 +79,20 @@ TEST_CASE("a passkey is planted at its depth and asked for at the end") {
     for (const char c : key) CHECK((c >= '0' && c <= '9'));
     keys.insert(key);
     const bool first_form = i % 2 == 0;
-    const std::string planted =
-        first_form
-            ? "\n\nThe pass key is " + key + ". Remember it. " + key + " is the pass key.\n\n"
-            : "\n\nThe secret number of Elizabeth is " + key + ".\n\n";
-    const std::string asked = first_form ? "\n\nWhat is the pass key? The pass key is " + key
-                                         : "\n\nThe secret number of Elizabeth is " + key;
+    const auto [planted, asked] = wording_of(key, first_form);
     const std::size_t at = text.find(planted);
     REQUIRE(at != std::string::npos);
     const std::size_t room = 500 - planted.size() - asked.size();
-    CHECK(static_cast<double>(at) ==
-          Approx(depths[i / 2 % 3] * static_cast<double>(room)).margin(1.0));
+    const double depth = depths[i % 3];
+    CHECK(static_cast<double>(at) == Approx(depth * static_cast<double>(room)).margin(1.0));
+    ++kinds[{depth, first_form}];
     // Nothing of the prose is lost around it.
-    CHECK(text == prose.substr(0, at) + planted + prose.substr(at, room - at) + asked);
+    CHECK(text.substr(0, at) == prose.substr(0, at));
+    CHECK(text.substr(at + planted.size()) == prose.substr(at, room - at) + asked);
   }
   CHECK(keys.size() == 12);
+  CHECK(kinds.size() == 6);
+  for (const auto& [kind, count] : kinds) CHECK(count == 2);
 }
 
 TEST_CASE("passkeys are the same in every run, and more of them only add") {
@@ -102,12 +114,16 @@ TEST_CASE("what cannot become a passkey is refused") {
   CHECK(contains(refusal(1000), "too short for passkeys of 1000 tokens"));
   CHECK(contains(refusal(150), "too short"));
   CHECK(refusal(280).empty());
+}
+
+TEST_CASE("a tokeniser that joins digits has no passkeys") {
+  CHECK(keeps_digits_apart(character_tokenizer()));
   const Tokenizer pairs = character_tokenizer(true);
-  CHECK(contains(refusal_of([&] {
-                   static_cast<void>(
-                       make_passkeys(pairs, pairs.encode(haystack_text(600)), 400, 1));
-                 }),
-                 "digits apart"));
+  CHECK(!keeps_digits_apart(pairs));
+  const auto haystack = pairs.encode(haystack_text(600));
+  CHECK(contains(refusal_of([&] { static_cast<void>(make_passkeys(pairs, haystack, 400, 1)); }),
+                 "joins digits"));
+  CHECK(make_passkeys(pairs, haystack, 400, 0).empty());
 }
 
 TEST_CASE("a score sums over the digits alone") {

@@ -29,9 +29,8 @@ struct Fixture {
     if (!row.factors.needed()) return nullptr;
     auto& list = factors[row.factors];
     if (list.empty()) {
-      std::vector<LayerMoments> moments;
-      add_moments(model, random_tokens(400, model.config().vocabulary, 5), &moments);
-      list = factorise(model, moments, row.factors);
+      list = factorise(model, moments_of(model, random_tokens(400, model.config().vocabulary, 5)),
+                       row.factors);
     }
     return &list;
   }
@@ -119,6 +118,23 @@ TEST_CASE("chunk-128 sessions do not depend on the step either") {
     const Trace natural = run_session(f, row, tokens, 128, true);
     const Trace single = run_session(f, row, tokens, 1, true);
     CHECK(relative_l2(natural.output, single.output) < 1e-5);
+  }
+}
+
+TEST_CASE("every row can be made at every length, under both rules of exact tokens") {
+  Fixture f;
+  for (const PolicyRow& row : policy_rows()) {
+    for (const bool chunk_tail : {false, true}) {
+      for (const int tokens : {64, 200, 1000}) {
+        INFO(row.name << ", " << tokens << " tokens, chunk rule " << chunk_tail);
+        const SessionConfig config{.model = &f.model,
+                                   .max_tokens = tokens,
+                                   .max_step_tokens = 64,
+                                   .chunk_tail = chunk_tail,
+                                   .factors = f.factors_of(row)};
+        CHECK(row.make_session(config)->natural_step_tokens() > 0);
+      }
+    }
   }
 }
 

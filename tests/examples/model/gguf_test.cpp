@@ -152,6 +152,33 @@ TEST_CASE("what a GGUF file claims is checked") {
     builder.add_value("odd", 13, "");
     CHECK(contains(refusal(builder), "\"odd\""));
   }
+  SECTION("names and keys that are too long") {
+    GgufBuilder other = builder;
+    const std::string name(64, 'n');
+    CHECK(refusal(other.tensor(name, {1}, {1.0f})).empty());
+    const std::string refused = refusal(other.tensor(name + "n", {1}, {1.0f}));
+    CHECK(contains(refused, "65 bytes; the format allows 64"));
+    GgufBuilder key = builder;
+    CHECK(refusal(key.integer(std::string(65535, 'k'), 1)).empty());
+    const std::string long_key = refusal(key.integer(std::string(65536, 'k'), 1));
+    CHECK(contains(long_key, "65536 bytes"));
+    CHECK(long_key.size() < 300);
+  }
+  SECTION("names and keys of any bytes are shown as text") {
+    const std::string odd("a\0\n\x1b[2J\xff", 8);
+    GgufBuilder twice = builder;
+    const std::string shown = "\"a\\x00\\x0a\\x1b[2J\\xff\"";
+    CHECK(contains(refusal(twice.integer(odd, 1).integer(odd, 1)), shown + " occurs twice"));
+    GgufBuilder value = builder;
+    CHECK(contains(refusal(value.add_value(odd, 13, "")), shown + " has unknown type"));
+    CHECK(contains(refusal(builder.tensor(odd, {4, 0}, std::vector<float>{})), shown));
+    const std::string middle =
+        refusal(GgufBuilder().add_value("first" + std::string(1000, 'x') + "last", 13, ""));
+    CHECK(contains(middle, "\"firstxxx"));
+    CHECK(contains(middle, "xxx...xxx"));
+    CHECK(contains(middle, "xlast\""));
+    CHECK(middle.size() < 200);
+  }
   SECTION("keys and names that occur twice") {
     GgufBuilder other = builder;
     CHECK(contains(refusal(other.integer("a.text", 1)), "\"a.text\" occurs twice"));
@@ -208,7 +235,9 @@ TEST_CASE("files that cannot be mapped are refused by name") {
   CHECK(contains(open(folder / "no-such-file.gguf"), "no-such-file.gguf"));
   CHECK(contains(open(folder), "not a regular file"));
 
-  const std::filesystem::path path = folder / "terse_gguf_test.gguf";
+  // Another run of this test may use the folder at the same time.
+  const std::filesystem::path path =
+      folder / ("terse_gguf_test_" + std::to_string(std::random_device{}()) + ".gguf");
   std::ofstream(path).close();
   CHECK(contains(open(path), "empty"));
   const std::vector<std::byte> bytes = sample().build();

@@ -100,13 +100,10 @@ TEST_CASE("special tokens are parsed where they may be") {
   CHECK(contains(refusal_of([&] { static_cast<void>(tokenizer.encode("a<end>")); }), "byte 60"));
   CHECK(tokenizer.find_token("<end>") == 0);
   CHECK(!tokenizer.find_token("none").has_value());
-  CHECK(tokenizer.eos_token() == 0);
-  CHECK(!tokenizer.bos_token().has_value());
   CHECK(tokenizer.is_end_of_generation(0));
   CHECK(!tokenizer.is_end_of_generation(1));
   CHECK(tokenizer.decode(Ids{2, 0}) == "a");
   CHECK(tokenizer.decode(Ids{2, 0}, true) == "a<end>");
-  CHECK(!refusal_of([&] { static_cast<void>(tokenizer.encode("a", {}, AddBos::yes)); }).empty());
   CHECK(!refusal_of([&] { static_cast<void>(tokenizer.decode(Ids{12})); }).empty());
   CHECK(!refusal_of([&] { static_cast<void>(tokenizer.decode(Ids{-1})); }).empty());
 }

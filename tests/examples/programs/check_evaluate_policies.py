@@ -9,6 +9,7 @@ import re
 import xml.etree.ElementTree
 
 from program_test_case import NOVEL, ProgramTestCase, RealModelTestCase, main
+from small_model import small_model
 
 OPTIONS = ["model", "text", "skip-chars", "tokens", "windows", "haystack", "calibration-text",
            "calibration-tokens", "policy", "list-policies", "full", "tail", "passkeys",
@@ -17,7 +18,7 @@ ROW_FIELDS = ["policy", "bits_per_element", "bytes_per_token", "mean_kl", "media
               "p999_kl", "perplexity", "delta_log_perplexity", "top1_agreement",
               "passkey_digits_right", "passkey_nll", "tokens_per_second"]
 RUN_FIELDS = ["model", "texts", "haystack", "calibration", "version", "compiler",
-              "instruction_set", "threads", "rows"]
+              "instruction_set", "threads", "reference", "rows"]
 QUALITY_PAGE = pathlib.Path(__file__).resolve().parents[3] / "docs" / "quality.md"
 
 
@@ -38,6 +39,7 @@ class OutputChecks:
                          sorted("wrote " + path for path in names.values()))
         for line in result.stdout.splitlines():
             self.assertLessEqual(len(line), 140)
+        self.assertRegex(result.stdout, r"\nperplexity of the reference .*: \d+\.\d\d\n$")
         for policy in policies:
             self.assertEqual(len(re.findall(f"^{policy} ", result.stdout, re.MULTILINE)), 1)
 
@@ -147,6 +149,12 @@ class CommandLine(ProgramTestCase):
         self.refused("too short", "--tokens", "64", "--passkeys", "0", "--policy", "latents-x-int4",
                      "--calibration-text", self.note, "--skip-chars", "0")
 
+    def test_passkeys_that_were_asked_for_need_single_digits(self):
+        model = self.written("joined.gguf", small_model(pretokeniser="gpt-2",
+                                                        merges=[("1", "2")]))
+        self.assert_refused("--passkeys 0", "--model", model, "--text", self.novel, "--passkeys",
+                            "1", "--tokens", "64")
+
     def test_windows_longer_than_the_model_was_trained_for(self):
         self.refused("context of 1024", "--tokens", "1025", "--passkeys", "0")
         self.refused("context of 1024", "--tokens", "64", "--passkey-tokens", "1025")
@@ -174,6 +182,7 @@ class SmallModel(OutputChecks, ProgramTestCase):
                 "skip_chars": skipped, "token_ranges": [{"first": first, "last": last}]})
         rows = {row["policy"]: row for row in report["rows"]}
         self.assertLess(rows["identity"]["mean_kl"], 1e-6)
+        self.assertAlmostEqual(report["reference"]["perplexity"], rows["identity"]["perplexity"], 2)
         self.assertEqual(rows["identity"]["bits_per_element"], 16)
         self.assertEqual(rows["kivi-2"]["bits_per_element"], 3)
         self.assertGreater(rows["kivi-2"]["mean_kl"], rows["identity"]["mean_kl"])
@@ -208,6 +217,38 @@ class SmallModel(OutputChecks, ProgramTestCase):
         self.assertEqual(report["calibration"]["sha256"], sha256(other))
         self.assertEqual(report["calibration"]["token_ranges"], [{"first": 0, "last": 256}])
         self.assertIsNone(report["haystack"])
+
+    def test_a_tokeniser_that_joins_digits_leaves_passkeys_out(self):
+        model = self.written("joined.gguf", small_model(pretokeniser="gpt-2",
+                                                        merges=[("1", "2")]))
+        path = self.path("joined.json")
+        result = self.assert_runs("--model", model, "--text", self.novel, "--tokens", "64",
+                                  "--policy", "identity", "--speed-steps", "0", "--json", path)
+        self.assertIn("passkeys are left out", result.stderr)
+        self.assertNotIn("key", result.stdout.splitlines()[0])
+        with open(path, encoding="utf-8") as file:
+            report = json.load(file)
+        self.assertIsNone(report["haystack"])
+        self.assertEqual(report["options"]["passkeys"], "0")
+        self.assertIsNone(report["rows"][0]["passkey_digits_right"])
+
+    def test_a_text_of_long_tokens_is_read_as_far_as_needed(self):
+        # Rules of "=" are tokens of 64 bytes here, far more than those of prose.
+        model = self.written("long.gguf", small_model(
+            merges=[("=" * n, "=" * n) for n in (1, 2, 4, 8, 16, 32)]))
+        for count, is_enough in ((128, True), (127, False)):
+            text = self.written("rules.txt", b"=" * (64 * count))
+            arguments = ("--model", model, "--text", text, "--skip-chars", "0", "--tokens", "128",
+                         "--policy", "identity", "--passkeys", "0", "--speed-steps", "0")
+            if is_enough:
+                self.assert_runs(*arguments)
+            else:
+                self.assert_refused("128 tokens are needed", *arguments)
+
+    def test_small_budgets_under_the_chunk_rule(self):
+        self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "256", "--policy",
+                         "h2o-12,int4-x-h2o-25", "--tail", "chunk-128", "--passkeys", "0",
+                         "--speed-steps", "0")
 
     def test_all_means_all(self):
         names = [line.split()[0]

@@ -23,9 +23,10 @@ def integers(values):
     return struct.pack("<IQ", 5, len(values)) + struct.pack(f"<{len(values)}i", *values)
 
 
-def small_model(context_tokens=1024):
-    """The bytes of the file."""
-    tokens = [chr(c) for c in range(ord("!"), ord("~") + 1)] + [SPACE, LINE_FEED, "<|end|>"]
+def small_model(context_tokens=1024, pretokeniser="smollm", merges=()):
+    """The bytes of the file. Each merge, a pair of spellings, adds the token that joins them."""
+    tokens = [chr(c) for c in range(ord("!"), ord("~") + 1)] + [SPACE, LINE_FEED]
+    tokens += [left + right for left, right in merges] + ["<|end|>"]
     types = [1] * (len(tokens) - 1) + [3]
     values = [
         ("general.architecture", TEXT, text("llama")),
@@ -40,10 +41,10 @@ def small_model(context_tokens=1024):
         ("llama.rope.dimension_count", INTEGER, struct.pack("<I", HEAD_DIM)),
         ("llama.attention.layer_norm_rms_epsilon", REAL, struct.pack("<f", 1e-5)),
         ("tokenizer.ggml.model", TEXT, text("gpt2")),
-        ("tokenizer.ggml.pre", TEXT, text("smollm")),
+        ("tokenizer.ggml.pre", TEXT, text(pretokeniser)),
         ("tokenizer.ggml.tokens", ARRAY, texts(tokens)),
         ("tokenizer.ggml.token_type", ARRAY, integers(types)),
-        ("tokenizer.ggml.merges", ARRAY, texts([])),
+        ("tokenizer.ggml.merges", ARRAY, texts([" ".join(pair) for pair in merges])),
         ("tokenizer.ggml.eos_token_id", INTEGER, struct.pack("<I", len(tokens) - 1)),
     ]
     tensors = [("token_embd.weight", (HIDDEN, len(tokens))), ("output_norm.weight", (HIDDEN,))]

@@ -1,5 +1,7 @@
 #include "report/csv.hpp"
 
+#include <limits>
+
 #include "examples/report/sample_rows.hpp"
 #include "support/catch.hpp"
 
@@ -16,6 +18,7 @@ TEST_CASE("results_csv has a header and exact numbers", "[report]") {
   auto row = terse_test::sample_row("kivi-2", terse::examples::Family::two_bit, 3);
   row.mean_kl = 0.1;
   row.perplexity = 32.5;
+  row.p99_kl = std::numeric_limits<double>::infinity();
   row.p999_kl = terse::examples::not_measured;
   const std::string csv = results_csv({row});
   CHECK(csv.find("policy,description,family,bits_per_element,bytes_per_token,compression_ratio,"
@@ -25,7 +28,7 @@ TEST_CASE("results_csv has a header and exact numbers", "[report]") {
   const std::string expected_start = "kivi-2,\"keys, \"\"values\"\"\",two_bit,4,5760,4,0.1,";
   CHECK(csv.find("\r\n" + expected_start) != std::string::npos);
   INFO(csv);
-  // Nothing between the commas for what was not measured.
-  CHECK(csv.find(",,32.5,") != std::string::npos);
+  // Nothing between the commas for what is infinite or was not measured.
+  CHECK(csv.find(",,,32.5,") != std::string::npos);
   CHECK(csv.substr(csv.size() - 8) == ",12276\r\n");
 }

@@ -52,22 +52,12 @@ TEST_CASE("the bar clears its line at the end and stays silent after", "[report]
   CHECK(last_line(out).empty());
 }
 
-TEST_CASE("a bar that is not shown writes nothing but the lines asked for", "[report]") {
+TEST_CASE("a bar that is not shown writes nothing", "[report]") {
   std::ostringstream out;
   ProgressBar bar(2, out, false, 80, [] { return 0.0; });
   bar.set_label("x");
   bar.advance(1);
   CHECK(out.str().empty());
-  bar.print_above("a note");
-  CHECK(out.str() == "a note\n");
-}
-
-TEST_CASE("a note stands above the bar", "[report]") {
-  std::ostringstream out;
-  ProgressBar bar(2, out, true, 80, [] { return 0.0; });
-  bar.advance(1);
-  bar.print_above("a note");
-  CHECK(out.str().find(clear_line + "a note\n" + clear_line + "[") != std::string::npos);
 }
 
 TEST_CASE("redraws are rationed and lines fit the terminal", "[report]") {

@@ -32,7 +32,7 @@ TEST_CASE("quantile interpolates as type 7", "[report]") {
 
 TEST_CASE("paired_delta's error comes from block means", "[report]") {
   // Blocks of two: means 1, 2, 6; their mean 3, variance (4 + 1 + 9) / 2 = 7.
-  const std::vector<double> delta = {0, 2, 1, 3, 6, 6};
+  const std::vector<std::vector<double>> delta = {{0, 2, 1, 3, 6, 6}};
   const PairedDelta result = paired_delta(delta, 2);
   CHECK(result.mean == Approx(3));
   CHECK(result.standard_error == Approx(std::sqrt(7.0 / 3)));
@@ -51,10 +51,10 @@ TEST_CASE("blocks do not reach across windows and weigh by their length", "[repo
 }
 
 TEST_CASE("paired_delta without enough blocks has no error", "[report]") {
-  const std::vector<double> few = {1, 2};
+  const std::vector<std::vector<double>> few = {{1, 2}};
   CHECK(paired_delta(few, 64).mean == Approx(1.5));
   CHECK(std::isnan(paired_delta(few, 64).standard_error));
-  CHECK(std::isnan(paired_delta(std::vector<double>{}, 64).mean));
+  CHECK(std::isnan(paired_delta({}, 64).mean));
 }
 
 TEST_CASE("perplexity is exp of the mean", "[report]") {

@@ -56,7 +56,7 @@ bool has_text(const std::string& svg, std::string_view content) {
 RunInfo sample_run() {
   RunInfo run;
   run.model_name = "model <135M> & \"friends\"";
-  run.texts = {{"Persuasion", "", "", 0, {}}, {"", "emma.txt", "", 0, {}}};
+  run.texts = {{"Persuasion", "", 0, {}}, {"emma.txt", "", 0, {}}};
   return run;
 }
 
