@@ -319,6 +319,25 @@ class PlainModel {
     return position >= s.exact_begin && position >= s.origin + rule(p - s.origin);
   }
 
+  /// Whether the query at `p` sees a token decoded that the tail's rule wants exact.
+  [[nodiscard]] bool misses_exact_copies(int sequence, int slot, std::int64_t p) const {
+    const PlainSequence& s = this->sequence(sequence);
+    if (shape_.open) return false;
+    for (int r = 0; r < shape_.rows; ++r) {
+      for (const PlainBlock& b : row(sequence, slot, r)) {
+        for (const auto& unit : b.units) {
+          for (const PlainToken& t : unit) {
+            if (t.live && t.position <= p && t.position >= s.origin + rule(p - s.origin) &&
+                t.position < s.exact_begin) {
+              return true;
+            }
+          }
+        }
+      }
+    }
+    return false;
+  }
+
  private:
   static constexpr bool moves_exactly = KeyCodec::granularity == Granularity::per_token &&
                                         ValueCodec::granularity == Granularity::per_token;

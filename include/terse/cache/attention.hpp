@@ -124,14 +124,21 @@ template <class Ref>
   }
 }
 
-/// Whether exact copies are gone that the query at `position` must read by the tail's rule.
+/// Whether exact copies are gone of live tokens that the query at `position` must read exactly.
 template <class Ref>
 [[nodiscard]] bool misses_exact_copies(const Ref& r, int sequence, std::int64_t position) noexcept {
   if (r.shape.open) return false;
   const GridRecord& grid = r.grids[sequence];
   const std::int64_t exact_by_rule =
       grid.origin + r.shape.tail.sealed_before(position - grid.origin);
-  return exact_by_rule <= position && exact_by_rule < grid.exact_begin;
+  const std::int64_t end = grid.exact_begin <= position ? grid.exact_begin : position + 1;
+  if (exact_by_rule >= end) return false;
+  for (int unit = 0; unit < r.shape.unit.units; ++unit) {
+    if (r.count_live(sequence, unit, end) != r.count_live(sequence, unit, exact_by_rule)) {
+      return true;
+    }
+  }
+  return false;
 }
 
 [[nodiscard]] inline Status check_strides(std::int64_t row_stride, std::int64_t head_stride,
@@ -173,7 +180,10 @@ template <class Ref>
       return error(StatusCode::invalid_argument,
                    "terse::attend: more rows than the sequence has tokens", part.tokens);
     }
-    if (misses_exact_copies(r, i, r.visible_tokens(i) - part.tokens)) {
+    // Where the newest row misses them too, truncate or compact gave them up for good.
+    const std::int64_t newest = r.visible_tokens(i) - 1;
+    if (r.sequences[i].pending_tokens == 0 && misses_exact_copies(r, i, newest + 1 - part.tokens) &&
+        !misses_exact_copies(r, i, newest)) {
       return error(StatusCode::would_be_lossy,
                    "terse::attend: the oldest row must read tokens exactly whose exact copies were "
                    "given up; attend to a step's rows within the step, or raise max_step_tokens",
