@@ -12,7 +12,8 @@
 #endif
 
 // Everything lives in an inline namespace named by the flags that change generated code, so that
-// translation units built for different instruction sets never share one definition.
+// translation units built for different instruction sets do not share one definition. Named are the
+// sets that change code like this library's.
 #if defined(__AVX512BW__)
 #define TERSE_FLAG_VECTORS avx512bw
 #elif defined(__AVX512F__)
@@ -27,6 +28,8 @@
 #define TERSE_FLAG_VECTORS sse4_2
 #elif defined(__SSE4_1__)
 #define TERSE_FLAG_VECTORS sse4_1
+#elif defined(__SSSE3__)
+#define TERSE_FLAG_VECTORS ssse3
 #elif defined(__SSE3__)
 #define TERSE_FLAG_VECTORS sse3
 #else
@@ -41,8 +44,12 @@
 #endif
 #if defined(__BMI2__)
 #define TERSE_FLAG_BITS _bmi2
-#elif defined(__BMI__) || defined(__LZCNT__)
+#elif defined(__BMI__) && defined(__LZCNT__)
+#define TERSE_FLAG_BITS _bmi_lzcnt
+#elif defined(__BMI__)
 #define TERSE_FLAG_BITS _bmi
+#elif defined(__LZCNT__)
+#define TERSE_FLAG_BITS _lzcnt
 #else
 #define TERSE_FLAG_BITS
 #endif

@@ -158,6 +158,52 @@ TEST_CASE("rows whose exact copies are gone are refused, not read decoded") {
   step(64, false);  // takes the places of tokens 128 to 191 in the tail
   CHECK(attend_code(64) == StatusCode::would_be_lossy);
   CHECK(attend_code(1) == StatusCode::ok);
+  // Inside the next step too, but not for that step's own row.
+  const StepPart one{*sequence, 1};
+  REQUIRE(fixture.cache.begin_step({&one, 1}).ok());
+  REQUIRE(append(fixture.cache, 0).ok());
+  CHECK(attend_code(64) == StatusCode::would_be_lossy);
+  CHECK(attend_code(1) == StatusCode::ok);
+  REQUIRE(fixture.cache.abandon_step().ok());
+  // Rows that do not see the lost tokens are served.
+  const StepPart rows{*sequence, 64};
+  const std::vector<float> q = Random(6).normals(64 * 32);
+  CHECK(run_attend(fixture.cache.layer(0), {&rows, 1}, q, Path::vectorised,
+                   {.sliding_window_tokens = 1})
+            .status.ok());
+}
+
+TEST_CASE("rows that read decoded since truncate are served in their step and after it") {
+  CacheConfig config = small_config();
+  config.max_tokens = 640;
+  config.max_step_tokens = 64;
+  CacheFixture<PagedLayout<>, Kivi2> fixture(config);
+  const auto sequence = fixture.cache.create_sequence();
+  REQUIRE(sequence.ok());
+  const auto append_rows = [&](int tokens) {
+    const StepPart part{*sequence, tokens};
+    REQUIRE(fixture.cache.begin_step({&part, 1}).ok());
+    const std::vector<float> x = Random(5).normals(static_cast<std::size_t>(tokens * 16));
+    const HeadRows rows = HeadRows::dense(x.data(), Scalar::f32, 1, 16);
+    for (int layer = 0; layer < 2; ++layer) {
+      REQUIRE(fixture.cache.append(layer, {rows, rows, {}}).ok());
+    }
+  };
+  for (const int tokens : {64, 64, 64, 64, 64, 1}) {
+    append_rows(tokens);
+    REQUIRE(fixture.cache.commit_step().ok());
+  }
+  // Exact copies go back to 192; the rule would have a sequence of 200 tokens read 128 exactly.
+  REQUIRE(fixture.cache.truncate(*sequence, 200).ok());
+  append_rows(64);
+  const StepPart part{*sequence, 64};
+  const std::vector<float> q = Random(6).normals(64 * 32);
+  const Attended inside = run_attend(fixture.cache.layer(0), {&part, 1}, q, Path::vectorised);
+  CHECK(inside.status.ok());
+  REQUIRE(fixture.cache.commit_step().ok());
+  const Attended after = run_attend(fixture.cache.layer(0), {&part, 1}, q, Path::vectorised);
+  CHECK(after.status.ok());
+  CHECK(inside.output == after.output);
 }
 
 TEST_CASE("a cache gives back the configuration it was made with") {

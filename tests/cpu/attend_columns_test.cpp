@@ -124,35 +124,40 @@ TEMPLATE_TEST_CASE("sums over chunks are the sums over single tokens", "[attend]
   CHECK(std::accumulate(alone.begin(), alone.end(), 0.0) == Approx(250.0 * 6).epsilon(1e-5));
 }
 
-TEST_CASE("sums under a merged log-sum-exp are those of the whole attention", "[attend][columns]") {
-  // One cache holds the text to 150, another one all of it and reads the rest.
-  Driver<PagedLayout<>, Int4Rotated> whole(config()), before(config());
-  const SequenceId s = whole.create();
-  REQUIRE(before.create() == s);
-  REQUIRE(whole.fill(s, 250, 50).ok());
-  REQUIRE(before.fill(s, 150, 50).ok());
-  const StepPart part{s, 1};
-  const auto queries = query_rows(whole.shape(), 5, 249, 1);
-  const Attended all =
-      run_attend(whole.cache.layer(0), {&part, 1}, queries, Path::vectorised, {}, true);
-  const AttendInputs in{{&part, 1}, HeadRows::dense(queries.data(), Scalar::f32, 6, 64)};
-  const auto ref = before.cache.layer(0);
-  const AlignedBytes workspace(cpu::attend_workspace_bytes(ref, in.parts));
-  std::vector<float> sums(before.cache.column_sum_floats(0), 0.0f);
-  REQUIRE(
-      cpu::sum_attention_columns(ref, in, all.lse_ln.data(), sums.data(), workspace.span()).ok());
-  const auto stride = static_cast<std::size_t>(whole.shape().entries * block_tokens);
-  double difference = 0;
-  for (std::size_t u = 0; u < 2; ++u) {
-    for (std::size_t t = 0; t < 150; ++t) {
-      difference = std::max(
-          difference, std::abs(double{sums[u * stride + t]} - all.column_sums[u * stride + t]));
-    }
+TEMPLATE_TEST_CASE("sums under a log-sum-exp of the caller's are those of attend itself",
+                   "[attend][columns]", Int4Rotated, Kivi2, (Compose<Int8, StreamingLLM>)) {
+  using P = PolicyOf<TestType>;
+  PolicyConfig<P> policy{.tail = TailSpec{P::tail.min_tokens, P::tail.granule_tokens, 4}};
+  if constexpr (requires { policy.eviction.window_tokens; }) {
+    policy.eviction = {.sink_tokens = 4, .window_tokens = 80};
   }
-  CHECK(difference < 1e-6);
-  CHECK(unit_sum(whole.shape(), sums, 0) > 0.1);
+  Driver<PagedLayout<>, P> d(config(), policy);
+  const SequenceId a = d.create(), b = d.create();
+  REQUIRE(d.fill(a, 250, 50).ok());
+  REQUIRE(d.fill(b, 130, 50).ok());
+  REQUIRE(d.cache.evict(a).ok());
+  const StepPart parts[] = {{a, 7}, {b, 3}};
+  const auto queries = query_rows(d.shape(), 5, 0, 10);
+  const auto ref = d.cache.layer(0);
+  const Attended own = run_attend(ref, parts, queries, Path::vectorised, {}, true);
+  REQUIRE(own.status.ok());
+  const AttendInputs in{parts, HeadRows::dense(queries.data(), Scalar::f32, 6, 64)};
+  const AlignedBytes workspace(cpu::attend_workspace_bytes(ref, in.parts));
+  std::vector<float> sums(own.column_sums.size(), 0.0f);
+  REQUIRE(
+      cpu::sum_attention_columns(ref, in, own.lse_ln.data(), sums.data(), workspace.span()).ok());
+  CHECK(sums == own.column_sums);
+  // Half of the attention elsewhere: every probability is half as large.
+  std::vector<float> merged = own.lse_ln;
+  for (float& lse : merged) lse += std::log(2.0f);
+  REQUIRE(cpu::sum_attention_columns(ref, in, merged.data(), sums.data(), workspace.span()).ok());
+  double difference = 0;
+  for (std::size_t i = 0; i < sums.size(); ++i) {
+    difference = std::max(difference, std::abs(2.0 * sums[i] - own.column_sums[i]));
+  }
+  CHECK(difference < 1e-5);
 
-  const std::vector<float> nothing(6, -INFINITY);
+  const std::vector<float> nothing(60, -INFINITY);
   REQUIRE(cpu::sum_attention_columns(ref, in, nothing.data(), sums.data(), workspace.span()).ok());
   for (const float x : sums) REQUIRE(x == 0.0f);
   CHECK(cpu::sum_attention_columns(ref, in, nullptr, sums.data(), workspace.span()).code ==

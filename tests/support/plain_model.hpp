@@ -42,7 +42,7 @@ struct PlainSequence {
   bool alive = false;
   std::int64_t length = 0;
   int pending = 0;
-  std::int64_t origin = 0, sealed_end = 0, exact_begin = 0;
+  std::int64_t origin = 0, sealed_end = 0, exact_begin = 0, decoded_before = 0;
   std::vector<std::vector<PlainBlock>> rows;  ///< `[slot, row][block]`
 };
 
@@ -328,7 +328,7 @@ class PlainModel {
         for (const auto& unit : b.units) {
           for (const PlainToken& t : unit) {
             if (t.live && t.position <= p && t.position >= s.origin + rule(p - s.origin) &&
-                t.position < s.exact_begin) {
+                t.position >= s.decoded_before && t.position < s.exact_begin) {
               return true;
             }
           }
@@ -578,9 +578,13 @@ class PlainModel {
       }
     }
     if (exact) {
+      const std::int64_t last = std::max<std::int64_t>(0, length - 1 - s.origin);
+      const bool keeps_rule = shape_.open || sealed_end <= s.origin + rule(last);
+      s.decoded_before = keeps_rule ? std::min(s.decoded_before, sealed_end) : sealed_end;
       s.sealed_end = sealed_end;
     } else {
       s.origin = s.sealed_end = s.exact_begin = reopened(s, length);
+      s.decoded_before = 0;
     }
     s.length = length;
   }

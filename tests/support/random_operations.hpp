@@ -379,12 +379,10 @@ class RandomOperations {
         Policy::projects ? factors_[static_cast<std::size_t>(slot)] : ProjectionFactors{},
         params.sliding_window_tokens);
     const PlainSequence& own = model_->sequence(part.sequence.index);
-    const std::int64_t newest = own.length + own.pending - 1;
-    const auto misses_at = [&](std::int64_t p) {
-      return model_->misses_exact_copies(part.sequence.index, slot, p);
-    };
-    const bool misses =
-        own.pending == 0 && misses_at(newest + 1 - part.tokens) && !misses_at(newest);
+    const std::int64_t oldest = own.length + own.pending - part.tokens;
+    const bool misses = model_->misses_exact_copies(part.sequence.index, slot, oldest);
+    expect(!misses || part.tokens > own.pending, "a step's own rows miss exact copies");
+    if (misses) params.sliding_window_tokens = 0;
     for (const Path path : {Path::vectorised, Path::oracle}) {
       const Attended got = run_attend(r, {&part, 1}, queries, path, params);
       if (misses) {

@@ -22,8 +22,9 @@ struct AttendParams {
   /// false: a row also sees the newer tokens of its part (drafts as a tree, bidirectional
   /// prefixes).
   bool causal = true;
-  bool latent_output = false;        ///< with a projector: give `[row, query_head, value_rank]`
-  bool require_specialized = false;  ///< refuse to run generic or portable inner loops
+  bool latent_output = false;  ///< with a projector: give `[row, query_head, value_rank]`
+  bool require_specialized = false;
+  ///< refuse to read codes through `decode`, or by portable code where vector code serves others
 };
 
 /// The query rows of part i are the newest `parts[i].tokens` positions of its sequence, of a step
@@ -124,19 +125,23 @@ template <class Ref>
   }
 }
 
-/// Whether exact copies are gone of live tokens that the query at `position` must read exactly.
+/// Whether the query at `position` sees live tokens that the tail's rule says to read exactly, and
+/// whose exact copies later steps or compact have taken.
 template <class Ref>
-[[nodiscard]] bool misses_exact_copies(const Ref& r, int sequence, std::int64_t position) noexcept {
+[[nodiscard]] bool misses_exact_copies(const Ref& r, int sequence, std::int64_t position,
+                                       const AttendParams& params) noexcept {
   if (r.shape.open) return false;
   const GridRecord& grid = r.grids[sequence];
-  const std::int64_t exact_by_rule =
-      grid.origin + r.shape.tail.sealed_before(position - grid.origin);
+  const std::int64_t by_rule = grid.origin + r.shape.tail.sealed_before(position - grid.origin);
+  std::int64_t begin = by_rule > grid.decoded_before ? by_rule : grid.decoded_before;
+  if (params.sliding_window_tokens > 0) {
+    const std::int64_t window = position - params.sliding_window_tokens + 1;
+    if (window > begin) begin = window;
+  }
   const std::int64_t end = grid.exact_begin <= position ? grid.exact_begin : position + 1;
-  if (exact_by_rule >= end) return false;
+  if (begin >= end) return false;
   for (int unit = 0; unit < r.shape.unit.units; ++unit) {
-    if (r.count_live(sequence, unit, end) != r.count_live(sequence, unit, exact_by_rule)) {
-      return true;
-    }
+    if (r.count_live(sequence, unit, end) != r.count_live(sequence, unit, begin)) return true;
   }
   return false;
 }
@@ -153,8 +158,9 @@ template <class Ref>
 template <class Ref>
 [[nodiscard]] Status check_queries(const Ref& r, const AttendInputs& in,
                                    const AttendParams& params) noexcept {
-  if (in.parts.empty()) {
-    return error(StatusCode::invalid_argument, "terse::attend: no parts");
+  if (in.parts.empty() || in.parts.size() > static_cast<std::size_t>(r.shape.sequences)) {
+    return error(StatusCode::invalid_argument, "terse::attend: between 1 and max_sequences parts",
+                 static_cast<std::int64_t>(in.parts.size()));
   }
   if (in.queries.data == nullptr) {
     return error(StatusCode::null_pointer, "terse::attend: queries are null");
@@ -180,14 +186,12 @@ template <class Ref>
       return error(StatusCode::invalid_argument,
                    "terse::attend: more rows than the sequence has tokens", part.tokens);
     }
-    // Where the newest row misses them too, truncate or compact gave them up for good.
-    const std::int64_t newest = r.visible_tokens(i) - 1;
-    if (r.sequences[i].pending_tokens == 0 && misses_exact_copies(r, i, newest + 1 - part.tokens) &&
-        !misses_exact_copies(r, i, newest)) {
-      return error(StatusCode::would_be_lossy,
-                   "terse::attend: the oldest row must read tokens exactly whose exact copies were "
-                   "given up; attend to a step's rows within the step, or raise max_step_tokens",
-                   part.tokens);
+    if (misses_exact_copies(r, i, r.visible_tokens(i) - part.tokens, params)) {
+      return error(
+          StatusCode::would_be_lossy,
+          "terse::attend: the oldest row must read tokens exactly whose exact copies later "
+          "steps or compact have taken; attend to a step's rows before those",
+          part.tokens);
     }
     rows += part.tokens;
   }

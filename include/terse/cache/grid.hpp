@@ -28,8 +28,8 @@ template <class Store>
   return end > grid.sealed_end ? end : grid.sealed_end;
 }
 
-/// The open block of a row that `length` tokens fill, if the next step writes to it and it has a
-/// page: that page, else no_page.
+/// Page of a row's open block that the next step goes on filling, or no_page if it begins a new
+/// one.
 template <class Store>
 [[nodiscard]] std::int32_t open_page(const Store& store, const typename Store::Ref& r, int sequence,
                                      int row, std::int64_t length) noexcept {
@@ -223,6 +223,12 @@ void shrink(Store& store, int sequence, std::int64_t length) noexcept {
     }
   }
   if (exact) {
+    const std::int64_t by_rule =
+        length <= grid.origin
+            ? grid.origin
+            : grid.origin + store.shape.tail.sealed_before(length - 1 - grid.origin);
+    const bool keeps_rule = store.shape.open || sealed_end <= by_rule;
+    grid.decoded_before = keeps_rule ? std::min(grid.decoded_before, sealed_end) : sealed_end;
     grid.sealed_end = sealed_end;
   } else {
     const std::int64_t origin = store.shape.open ? reopened_block(store, sequence, length) : length;

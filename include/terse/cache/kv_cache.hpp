@@ -73,7 +73,7 @@ class KVCache {
 
   /// A cache that goes on from `buffers` (or a byte copy of them) as another one left them, between
   /// steps. The configuration must be that of the cache that wrote them; only budgets of evictors
-  /// may differ.
+  /// and factors may differ.
   [[nodiscard]] static Expected<KVCache> attach(const CacheConfig& config, const Buffers& buffers,
                                                 const Configs& policies = {}) {
     KVCache cache;
@@ -182,13 +182,14 @@ class KVCache {
   // --- pages of the engine's -----------------------------------------------------------------
 
   /// Lends pages, as numbers of places in Buffers::pages, to a policy class that borrows its pages
-  /// (PolicyConfig::borrows_pages): all of them or, if one is out of range or lent already, none.
+  /// (PolicyConfig::borrows_pages): all of them or, if one is out of range or lent already
+  /// (invalid_argument), none. Other classes own theirs (unsupported).
   Status lend_pages(Span<const std::int32_t> pages, int policy_class = 0) noexcept {
     return detail::lend_pages(state_, policy_class, pages);
   }
 
   /// Takes back up to `pages.size()` pages that hold no token of any sequence, those that became
-  /// free last first, and writes their numbers. Gives their count.
+  /// free last first, and writes their numbers. Gives their count; errors as lend_pages.
   [[nodiscard]] Expected<std::int64_t> take_back_pages(Span<std::int32_t> pages,
                                                        int policy_class = 0) noexcept {
     return detail::take_back_pages(state_, policy_class, pages);

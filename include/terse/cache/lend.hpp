@@ -20,7 +20,9 @@ template <class State>
   }
   Status status{};
   state.with_store(policy_class, [&](const auto& store) {
-    if (!store.borrows_pages) {
+    if (!State::layout::paged) {
+      status = error(StatusCode::unsupported, "terse::KVCache: the layout has no pages to lend");
+    } else if (!store.borrows_pages) {
       status = error(StatusCode::unsupported,
                      "terse::KVCache: the policy class owns its pages; set "
                      "PolicyConfig::borrows_pages",

@@ -53,6 +53,7 @@ template <class T>
 [[nodiscard]] inline bool is_possible_grid(const GridRecord& grid, std::int64_t length) noexcept {
   return grid.origin >= 0 && grid.origin <= grid.exact_begin &&
          grid.exact_begin <= grid.sealed_end && grid.sealed_end <= length &&
+         grid.decoded_before >= 0 && grid.decoded_before <= length &&
          (grid.exact_begin - grid.origin) % block_tokens == 0 &&
          (grid.sealed_end - grid.origin) % block_tokens == 0;
 }

@@ -26,6 +26,9 @@ struct GridRecord {
   std::int64_t origin = 0;       ///< position at which the 64-token grid begins
   std::int64_t sealed_end = 0;   ///< positions before it lie in sealed blocks
   std::int64_t exact_begin = 0;  ///< positions from it on have exact copies in the tail
+  /// Positions before it are read decoded whatever the tail's rule says: truncate has cut behind
+  /// them.
+  std::int64_t decoded_before = 0;
 };
 
 inline constexpr std::int32_t no_page = -1;

@@ -62,6 +62,18 @@ template <class Ref>
                                                                         r.shape.value_width);
 }
 
+template <class Ref>
+[[nodiscard]] Status check_specialized(const Ref& r, const AttendParams& params,
+                                       const KernelTable& table) noexcept {
+  if (params.require_specialized && !runs_specialized(r, table)) {
+    return error(StatusCode::unsupported,
+                 "terse::attend: no specialised kernel reads this policy's codes; store them by "
+                 "terse/quant/codes.hpp and declare affine_format with scale groups of a multiple "
+                 "of 16, or drop require_specialized");
+  }
+  return {};
+}
+
 [[nodiscard]] inline Status check_workspace(Span<std::byte> workspace, std::size_t need) noexcept {
   if (workspace.data() == nullptr || workspace.size() < need) {
     return error(StatusCode::buffer_too_small,
@@ -83,18 +95,13 @@ template <class Ref>
 /// used by this call alone while it runs. `parallel_for(count, f)` must call f(0) ... f(count - 1),
 /// in any order, on any threads, and return when all are done. Fully masked rows give zeros and
 /// lse_ln = -inf. Outputs are within 1e-5 (fp32) of exact arithmetic on the decoded codes, relative
-/// L2, and do not depend on threads.
+/// L2 (docs/arithmetic.md has the one exception), and do not depend on threads.
 template <class Ref, class ParallelFor = Serial>
 Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
               Span<std::byte> workspace, const AttendParams& params = {},
               ParallelFor&& parallel_for = {}, const KernelTable& table = kernels()) {
   if (Status s = terse::detail::check_attend(r, in, out, params); !s.ok()) return s;
-  if (params.require_specialized && !detail::runs_specialized(r, table)) {
-    return error(StatusCode::unsupported,
-                 "terse::attend: no specialised kernel reads this policy's codes; store them by "
-                 "terse/quant/codes.hpp and declare affine_format with scale groups of a multiple "
-                 "of 16, or drop require_specialized");
-  }
+  if (Status s = detail::check_specialized(r, params, table); !s.ok()) return s;
   const std::size_t need = attend_workspace_bytes(r, in.parts, table);
   if (Status s = detail::check_workspace(workspace, need); !s.ok()) return s;
   const auto call = detail::make_call(r, in, out, params, table, workspace.data());
@@ -113,7 +120,8 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
 /// Column sums of attention that was computed in parts: probabilities of the tokens held here under
 /// `lse_ln [row, query_head]`, the merged log-sum-exp of this cache and of whatever else the rows
 /// saw. Rows with lse_ln = -inf saw nothing. Writes `column_sums [part, unit, entry, 64]` as attend
-/// does, for KVCache::observe; workspace, threads and errors as in attend.
+/// does, for KVCache::observe; workspace, threads and errors as in attend. Sink logits are in
+/// lse_ln already and not read.
 template <class Ref, class ParallelFor = Serial>
 Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* lse_ln,
                              float* column_sums, Span<std::byte> workspace,
@@ -124,6 +132,7 @@ Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* 
     return error(StatusCode::null_pointer,
                  "terse::sum_attention_columns: lse_ln or column_sums is null");
   }
+  if (Status s = detail::check_specialized(r, params, table); !s.ok()) return s;
   const std::size_t need = attend_workspace_bytes(r, in.parts, table);
   if (Status s = detail::check_workspace(workspace, need); !s.ok()) return s;
   const AttendOutputs out{.column_sums = column_sums};

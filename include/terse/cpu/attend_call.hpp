@@ -210,13 +210,15 @@ void for_each_unit(const AttendCall<Ref>& call, ParallelFor&& parallel_for, F&& 
 
 }  // namespace detail
 
-/// Bytes of workspace that attend needs for these parts, exactly.
+/// Bytes of workspace that attend needs for these parts, exactly. Parts that it would refuse may
+/// count as nothing.
 template <class Ref>
 [[nodiscard]] std::size_t attend_workspace_bytes(const Ref& r, Span<const StepPart> parts,
                                                  const KernelTable& table = kernels()) noexcept {
   std::size_t bytes = detail::items_table_bytes(parts.size());
   for (const StepPart& part : parts) {
-    if (part.sequence.index < 0 || part.sequence.index >= r.shape.sequences || part.tokens < 1) {
+    if (part.sequence.index < 0 || part.sequence.index >= r.shape.sequences || part.tokens < 1 ||
+        part.tokens > r.shape.max_step_tokens) {
       continue;
     }
     const detail::PartShape p = detail::part_shape(r, part);
@@ -233,6 +235,7 @@ template <class Ref>
 [[nodiscard]] std::size_t max_attend_workspace_bytes(
     const Ref& r, int num_parts, int rows_per_part, const KernelTable& table = kernels()) noexcept {
   if (num_parts < 1 || rows_per_part < 1) return 0;
+  rows_per_part = std::min(rows_per_part, r.shape.max_step_tokens);  // attend takes no more
   const int heads = r.shape.unit_query_heads();
   const auto part_bytes = [&](int rows) {
     detail::PartShape p{.rows = rows, .vectors = rows * heads};

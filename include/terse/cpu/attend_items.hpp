@@ -150,10 +150,28 @@ void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int 
   }
 }
 
+/// Where the next entry's keys and values will be read, as a hint.
+struct NextBlock {
+  const std::byte* block = nullptr;
+  bool encoded = false;
+};
+
+template <class Ref>
+[[nodiscard]] NextBlock next_block(const Ref& r, int sequence, int unit, int entry,
+                                   int end) noexcept {
+  if (entry + 1 >= end) return {};
+  if (r.page(sequence, r.row_of_unit(unit), entry + 1) != no_page) {
+    return {r.block(sequence, unit, entry + 1), true};
+  }
+  const std::int64_t first = r.first_position(sequence, unit, entry + 1);
+  if (r.shape.open || first < r.grids[sequence].exact_begin) return {};
+  return {r.tail_block(sequence, unit, first), false};
+}
+
 /// accumulators += probabilities * values of one block.
 template <class Ref>
 void block_values(const AttendCall<Ref>& call, Source source, const std::byte* block,
-                  const std::byte* next, const PartShape& p, const ItemScratch& s) noexcept {
+                  const NextBlock& next, const PartShape& p, const ItemScratch& s) noexcept {
   using ValueCodec = typename Ref::policy::value_codec;
   const ClassShape& shape = call.r.shape;
   const CodecContext context{Side::value, shape.value_width};
@@ -161,16 +179,21 @@ void block_values(const AttendCall<Ref>& call, Source source, const std::byte* b
   for (int stream = 0; stream < shape.unit.value_streams; ++stream) {
     const auto first = static_cast<std::size_t>(stream * per_stream);
     const float* probabilities = s.scores + first * block_tokens;
+    const std::byte* hint =
+        next.block == nullptr
+            ? nullptr
+            : next.block + (next.encoded ? shape.value_offset(stream)
+                                         : shape.exact_value_offset(stream, block_tokens));
     float* accumulators = s.accumulators + first * static_cast<std::size_t>(shape.value_width);
     if (source == Source::encoded) {
       BlockReader<ValueCodec>::values(call.table, context, block + shape.value_offset(stream),
-                                      probabilities, per_stream, accumulators, s.values, next);
+                                      probabilities, per_stream, accumulators, s.values, hint);
     } else {
       const int tokens = source_tokens(source);
       call.table.values_f16(
           probabilities, per_stream, shape.value_width,
           reinterpret_cast<const F16*>(block + shape.exact_value_offset(stream, tokens)), tokens,
-          accumulators, next);
+          accumulators, hint);
     }
   }
 }
@@ -213,24 +236,6 @@ void visit_blocks(const AttendCall<Ref>& call, int sequence, int unit, int begin
   }
 }
 
-/// What the next entry will be read from, as a hint: its block or, while it has none, the tail.
-struct NextBlock {
-  const std::byte* keys = nullptr;
-  const std::byte* values = nullptr;
-};
-
-template <class Ref>
-[[nodiscard]] NextBlock next_block(const Ref& r, int sequence, int unit, int entry,
-                                   int end) noexcept {
-  if (entry + 1 >= end) return {};
-  if (r.page(sequence, r.row_of_unit(unit), entry + 1) != no_page) {
-    const std::byte* block = r.block(sequence, unit, entry + 1);
-    return {block, block + r.shape.value_offset(0)};
-  }
-  const std::byte* tail = r.tail_block(sequence, unit, r.first_position(sequence, unit, entry + 1));
-  return {tail, tail + r.shape.exact_value_offset(0, block_tokens)};
-}
-
 template <class Ref>
 void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split,
               std::int64_t row0) noexcept {
@@ -256,7 +261,7 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
         const std::byte* block = source_block(r, source, sequence, unit, e);
         const NextBlock next =
             source == Source::sinks ? NextBlock{} : next_block(r, sequence, unit, e, end);
-        block_scores(call, source, sequence, unit, e, variant, block, next.keys, p, s);
+        block_scores(call, source, sequence, unit, e, variant, block, next.block, p, s);
         for (int v = 0, row = 0; v < p.vectors; v += group) {  // a group's members share a mask
           const std::uint64_t mask = select(row);
           row = row + 1 == p.rows ? 0 : row + 1;
@@ -269,7 +274,7 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
                                     s.accumulators + first * static_cast<std::size_t>(width));
           }
         }
-        block_values(call, source, block, next.values, p, s);
+        block_values(call, source, block, next, p, s);
       });
 }
 

@@ -26,7 +26,7 @@ inline constexpr KernelTable table{
     .values_f32 = values_f32,
     .values_f16 = values<LoadF16>,
     .values_e4m3 = values<LoadE4m3>,
-    .covers = covers_affine,
+    .covers = covers,
     .prepared_bytes = portable::prepared_bytes,
     .prepare_queries = portable::prepare_queries,
     .scores_affine = scores_affine,

@@ -17,6 +17,12 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cpu {
 namespace avx2 {
 
+/// Values with per-channel scales are decoded by portable code here.
+inline bool covers(const AffineFormat& f, Side side, int width) noexcept {
+  return covers_affine(f, side, width) &&
+         !(side == Side::value && f.granularity == Granularity::per_channel);
+}
+
 /// Rows of one pass, and channels whose folded queries lie on the stack at a time.
 inline constexpr int affine_rows = 4;
 inline constexpr int chunk_channels = 256;

@@ -185,7 +185,8 @@ TERSE_TARGET_AVX512 void split_rows(const AffineFormat& f, const float* queries,
   }
 }
 
-/// Whether a row has a number that towers above its others.
+/// Whether a row has a number that towers above its others; then all rows of the call get three
+/// digits. (Rows of at most 16 numbers have no such.)
 TERSE_TARGET_AVX512 inline bool has_spike(const float* queries, int rows, int width) noexcept {
   for (int row = 0; row < rows; ++row) {
     const float* q = queries + static_cast<std::ptrdiff_t>(row) * width;

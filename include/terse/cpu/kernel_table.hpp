@@ -29,7 +29,6 @@ struct KernelTable {
 
   /// scores[row][t] = sum_c queries[row][c] * keys[c][t] for t < tokens (a multiple of 16, <= 64);
   /// keys[c][t] lies at keys[c * tokens + t].
-  /// `next` points at a block of the same size that will be read soon, or is null: a prefetch hint.
   void (*scores_f32)(const float* queries, int rows, int width, const float* keys, int tokens,
                      float* scores);
   void (*scores_f16)(const float* queries, int rows, int width, const F16* keys, int tokens,
