@@ -2,9 +2,9 @@
 /// threads.
 ///
 /// Each row is called attend/POLICY/HEADSxDIMxTOKENS/threads:N/cold|warm and carries the counters
-/// stored_bytes, bytes_per_second (stored bytes over time), bits_per_element and ratio_to_16_bit
-/// (time of the identity policy on the same shape, threads and temperature, in the same run, over
-/// this time). The 16-bit path is timed first.
+/// stored_bytes (encoded blocks and exact tokens), bytes_per_second, bits_per_element and
+/// ratio_to_16_bit (time of the identity policy on the same shape, threads and temperature, in the
+/// same run, over this time). The 16-bit path is timed first.
 
 #include <algorithm>
 #include <chrono>

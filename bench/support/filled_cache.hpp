@@ -80,12 +80,12 @@ class FilledCache {
       sequences_.push_back(*copy);
     }
     const auto usage = cache_->memory_usage();
-    stored_bytes_ = usage.page_bytes_held / copies;
+    stored_bytes_ = usage.page_bytes_held / copies + tail_bytes(shape.tokens);
   }
 
   [[nodiscard]] auto ref() const { return cache_->layer(0); }
   [[nodiscard]] const std::vector<SequenceId>& sequences() const { return sequences_; }
-  /// Bytes of the encoded blocks of one sequence.
+  /// Bytes that attention reads of one sequence: encoded blocks and exact tokens.
   [[nodiscard]] std::size_t stored_bytes() const { return stored_bytes_; }
   [[nodiscard]] double bits_per_element() const {
     return cache_->memory_plan().classes[0].bits_per_element;
@@ -93,6 +93,14 @@ class FilledCache {
 
  private:
   static constexpr int step_tokens = 64;
+
+  [[nodiscard]] std::size_t tail_bytes(int tokens) const {
+    const auto r = cache_->layer(0);
+    if (r.shape.open) return 0;
+    const auto exact = tokens - r.grids[sequences_.front().index].sealed_end;
+    return r.shape.exact_bytes(static_cast<int>(exact)) *
+           static_cast<std::size_t>(r.shape.unit.units);
+  }
 
   void fill(const Shape& shape) {
     const auto sequence = cache_->create_sequence();
