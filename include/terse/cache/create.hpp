@@ -212,8 +212,9 @@ void reset(State& state) noexcept {
   *state.state_record = {state_magic, cache_identity(state)};
   for (int i = 0; i < state.config.max_sequences; ++i) state.sequences[i] = SequenceRecord{};
   state.for_each_store([&](auto& store) {
-    if constexpr (State::layout::paged)
+    if constexpr (State::layout::paged) {
       store.pool.reset(store.shape.num_pages, !store.borrows_pages);
+    }
     for (int i = 0; i < state.config.max_sequences; ++i) store.clear_sequence(i);
   });
 }

@@ -177,14 +177,14 @@ void block_values(const AttendCall<Ref>& call, Source source, const std::byte* b
   const CodecContext context{Side::value, shape.value_width};
   const int per_stream = p.vectors / shape.unit.value_streams;
   for (int stream = 0; stream < shape.unit.value_streams; ++stream) {
-    const auto first = static_cast<std::size_t>(stream * per_stream);
+    const std::ptrdiff_t first = std::ptrdiff_t{stream} * per_stream;
     const float* probabilities = s.scores + first * block_tokens;
     const std::byte* hint =
         next.block == nullptr
             ? nullptr
             : next.block + (next.encoded ? shape.value_offset(stream)
                                          : shape.exact_value_offset(stream, block_tokens));
-    float* accumulators = s.accumulators + first * static_cast<std::size_t>(shape.value_width);
+    float* accumulators = s.accumulators + first * shape.value_width;
     if (source == Source::encoded) {
       BlockReader<ValueCodec>::values(call.table, context, block + shape.value_offset(stream),
                                       probabilities, per_stream, accumulators, s.values, hint);
