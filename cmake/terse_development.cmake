@@ -8,9 +8,12 @@ find_package(Python3 COMPONENTS Interpreter QUIET)
 # terse_options: warnings and sanitizers.
 add_library(terse_options INTERFACE)
 target_link_libraries(terse_options INTERFACE terse::terse Threads::Threads)
-target_compile_options(terse_options INTERFACE
-                       -Wall -Wextra -Wpedantic -Wshadow -Wconversion
-                       $<$<BOOL:${TERSE_WERROR}>:-Werror>)
+target_compile_options(
+  terse_options
+  INTERFACE
+  "$<$<COMPILE_LANGUAGE:CXX>:-Wall;-Wextra;-Wpedantic;-Wshadow;-Wconversion>"
+  "$<$<AND:$<BOOL:${TERSE_WERROR}>,$<COMPILE_LANGUAGE:CXX>>:-Werror>"
+  "$<$<AND:$<BOOL:${TERSE_WERROR}>,$<COMPILE_LANGUAGE:CUDA>>:SHELL:-Werror all-warnings>")
 if(TERSE_SANITIZE)
   string(REGEX REPLACE "[;, ]+" "," terse_sanitizers "${TERSE_SANITIZE}")
   target_compile_options(terse_options INTERFACE

@@ -6,6 +6,7 @@
 
 #include "terse/cache/ref.hpp"
 #include "terse/config.hpp"
+#include "terse/core/bits.hpp"
 #include "terse/core/head_rows.hpp"
 #include "terse/core/span.hpp"
 
@@ -77,8 +78,9 @@ struct RowMask {
 };
 
 template <class Ref>
-[[nodiscard]] RowMask row_mask(const Ref& r, int sequence, int unit, int entry,
-                               std::int64_t position, const AttendParams& params) noexcept {
+[[nodiscard]] TERSE_HOST_DEVICE RowMask row_mask(const Ref& r, int sequence, int unit, int entry,
+                                                 std::int64_t position,
+                                                 const AttendParams& params) noexcept {
   RowMask mask;
   const std::int64_t end = params.causal ? position + 1 : r.visible_tokens(sequence);
   std::uint64_t seen = r.live_mask(sequence, unit, entry) & r.before(sequence, unit, entry, end);
@@ -96,7 +98,7 @@ template <class Ref>
       std::uint64_t sinks = seen & r.before(sequence, unit, entry, r.shape.tail.sink_tokens);
       mask.decoded = seen & ~sinks;
       for (; sinks != 0; sinks &= sinks - 1) {
-        mask.sinks |= std::uint64_t{1} << r.position(sequence, unit, entry, __builtin_ctzll(sinks));
+        mask.sinks |= std::uint64_t{1} << r.position(sequence, unit, entry, lowest_one(sinks));
       }
     }
   }
@@ -106,8 +108,8 @@ template <class Ref>
 /// Steps by which a query at `position` is turned for the tokens before the evictor's prefix end,
 /// so that distances to them are those inside the cache. 0 without Reindex::cache_index.
 template <class Ref>
-[[nodiscard]] std::int64_t prefix_shift(const Ref& r, int sequence, int unit,
-                                        std::int64_t position) noexcept {
+[[nodiscard]] TERSE_HOST_DEVICE std::int64_t prefix_shift(const Ref& r, int sequence, int unit,
+                                                          std::int64_t position) noexcept {
   if constexpr (Ref::policy::reindex == Reindex::cache_index) {
     return r.count_live(sequence, unit, position + 1) - 1 - position;
   } else {
@@ -117,7 +119,7 @@ template <class Ref>
 
 /// End of the positions that prefix_shift is about.
 template <class Ref>
-[[nodiscard]] std::int64_t prefix_end(const Ref& r) noexcept {
+[[nodiscard]] TERSE_HOST_DEVICE std::int64_t prefix_end(const Ref& r) noexcept {
   if constexpr (Ref::policy::reindex == Reindex::cache_index) {
     return Ref::policy::evictor::prefix_tokens(r.eviction);
   } else {

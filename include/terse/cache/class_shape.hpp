@@ -43,29 +43,31 @@ struct ClassShape {
   std::size_t tail_stride_bytes = 0;  ///< tail and sinks of one unit
   std::int64_t num_pages = 0;
 
-  [[nodiscard]] int unit_query_heads() const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE int unit_query_heads() const noexcept {
     return query_heads / kv_heads * unit.heads_per_unit;
   }
-  [[nodiscard]] std::size_t key_offset(int stream) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t key_offset(int stream) const noexcept {
     return static_cast<std::size_t>(stream) * key_record.bytes;
   }
-  [[nodiscard]] std::size_t value_offset(int stream) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t value_offset(int stream) const noexcept {
     return static_cast<std::size_t>(unit.key_streams) * key_record.bytes +
            static_cast<std::size_t>(stream) * value_record.bytes;
   }
   /// Byte offset of a key stream in 16-bit storage with room for `tokens`.
-  [[nodiscard]] std::size_t exact_key_offset(int stream, int tokens) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t exact_key_offset(int stream,
+                                                               int tokens) const noexcept {
     return static_cast<std::size_t>(stream) * static_cast<std::size_t>(key_width * tokens) * 2;
   }
-  [[nodiscard]] std::size_t exact_value_offset(int stream, int tokens) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t exact_value_offset(int stream,
+                                                                 int tokens) const noexcept {
     return exact_key_offset(unit.key_streams, tokens) +
            static_cast<std::size_t>(stream) * static_cast<std::size_t>(value_width * tokens) * 2;
   }
-  [[nodiscard]] std::size_t exact_bytes(int tokens) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t exact_bytes(int tokens) const noexcept {
     return exact_value_offset(unit.value_streams, tokens);
   }
   /// Stored bits of a sealed block per key or value element that it stands for.
-  [[nodiscard]] double bits_per_element() const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE double bits_per_element() const noexcept {
     return 8.0 * static_cast<double>(unit_bytes) /
            (2.0 * block_tokens * unit.heads_per_unit * head_dim);
   }

@@ -68,7 +68,7 @@ class KVCache {
     KVCache cache;
     if (Status s = detail::bind_buffers(cache.state_, config, buffers, policies); !s.ok()) return s;
     detail::reset(cache.state_);
-    return cache;
+    return Expected<KVCache>(std::move(cache));
   }
 
   /// A cache that goes on from `buffers` (or a byte copy of them) as another one left them, between
@@ -79,7 +79,7 @@ class KVCache {
     KVCache cache;
     if (Status s = detail::bind_buffers(cache.state_, config, buffers, policies); !s.ok()) return s;
     if (Status s = detail::check_attached(cache.state_); !s.ok()) return s;
-    return cache;
+    return Expected<KVCache>(std::move(cache));
   }
 
   [[nodiscard]] const CacheConfig& config() const noexcept { return state_.config; }

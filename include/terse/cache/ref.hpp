@@ -1,12 +1,12 @@
 /// `KVCacheRef<Layout, Policy>`: the trivially copyable view of one slot that operations take.
 #pragma once
 
-#include <bit>
 #include <cstddef>
 #include <cstdint>
 
 #include "terse/cache/class_shape.hpp"
 #include "terse/config.hpp"
+#include "terse/core/bits.hpp"
 #include "terse/core/rope.hpp"
 
 namespace terse {
@@ -61,25 +61,31 @@ struct KVCacheRef {
   std::uint16_t* position_deltas = nullptr;  // [sequence, unit, entry, 64], scattering evictors
   TokenState* token_states = nullptr;        // [sequence, unit, entry, 64]
 
-  [[nodiscard]] std::size_t row_index(int sequence, int row) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t row_index(int sequence, int row) const noexcept {
     return static_cast<std::size_t>(sequence) * static_cast<std::size_t>(shape.rows) +
            static_cast<std::size_t>(row);
   }
-  [[nodiscard]] std::size_t unit_entry(int sequence, int unit, int entry) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t unit_entry(int sequence, int unit,
+                                                         int entry) const noexcept {
     return (static_cast<std::size_t>(sequence) * static_cast<std::size_t>(shape.unit.units) +
             static_cast<std::size_t>(unit)) *
                static_cast<std::size_t>(shape.entries) +
            static_cast<std::size_t>(entry);
   }
   // A row holds one unit or all of them, so nothing is divided here: this runs once per block.
-  [[nodiscard]] int row_of_unit(int unit) const noexcept { return shape.rows == 1 ? 0 : unit; }
-  [[nodiscard]] int unit_in_row(int unit) const noexcept { return shape.rows == 1 ? unit : 0; }
-  [[nodiscard]] std::int32_t& entry_count(int sequence, int row) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE int row_of_unit(int unit) const noexcept {
+    return shape.rows == 1 ? 0 : unit;
+  }
+  [[nodiscard]] TERSE_HOST_DEVICE int unit_in_row(int unit) const noexcept {
+    return shape.rows == 1 ? unit : 0;
+  }
+  [[nodiscard]] TERSE_HOST_DEVICE std::int32_t& entry_count(int sequence, int row) const noexcept {
     return entry_counts[row_index(sequence, row)];
   }
 
   /// Page of an entry, or no_page while its tokens lie in the tail only.
-  [[nodiscard]] std::int32_t page(int sequence, int row, int entry) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::int32_t page(int sequence, int row,
+                                                    int entry) const noexcept {
     const std::size_t at = row_index(sequence, row) * static_cast<std::size_t>(shape.entries) +
                            static_cast<std::size_t>(entry);
     if constexpr (L::paged) {
@@ -91,42 +97,47 @@ struct KVCacheRef {
       return static_cast<std::int32_t>(static_cast<std::size_t>(slot) * per_slot + at);
     }
   }
-  [[nodiscard]] std::int32_t& page_slot(int sequence, int row, int entry) const noexcept
+  [[nodiscard]] TERSE_HOST_DEVICE std::int32_t& page_slot(int sequence, int row,
+                                                          int entry) const noexcept
       requires(L::paged) {
     return page_table[row_index(sequence, row) * static_cast<std::size_t>(shape.entries) +
                       static_cast<std::size_t>(entry)];
   }
 
   /// Encoded block of (unit, entry): key streams, then value streams.
-  [[nodiscard]] std::byte* block(int sequence, int unit, int entry) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::byte* block(int sequence, int unit,
+                                                   int entry) const noexcept {
     return pages +
            static_cast<std::size_t>(page(sequence, row_of_unit(unit), entry)) * shape.page_bytes +
            static_cast<std::size_t>(unit_in_row(unit)) * shape.unit_bytes;
   }
-  [[nodiscard]] std::byte* tail_block(int sequence, int unit,
-                                      std::int64_t position) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::byte* tail_block(int sequence, int unit,
+                                                        std::int64_t position) const noexcept {
     const std::int64_t ordinal = (position - grids[sequence].origin) / block_tokens;
     return unit_tail(sequence, unit) +
            static_cast<std::size_t>(ordinal % shape.ring_blocks) * shape.tail_block_bytes;
   }
-  [[nodiscard]] std::byte* sink_block(int sequence, int unit) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::byte* sink_block(int sequence, int unit) const noexcept {
     return unit_tail(sequence, unit) +
            static_cast<std::size_t>(shape.ring_blocks) * shape.tail_block_bytes;
   }
-  [[nodiscard]] std::byte* unit_tail(int sequence, int unit) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::byte* unit_tail(int sequence, int unit) const noexcept {
     return tails +
            (static_cast<std::size_t>(sequence) * static_cast<std::size_t>(shape.unit.units) +
             static_cast<std::size_t>(unit)) *
                shape.tail_stride_bytes;
   }
 
-  [[nodiscard]] std::uint64_t& live_mask(int sequence, int unit, int entry) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::uint64_t& live_mask(int sequence, int unit,
+                                                           int entry) const noexcept {
     return live[unit_entry(sequence, unit, entry)];
   }
-  [[nodiscard]] std::int32_t& first_position(int sequence, int unit, int entry) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::int32_t& first_position(int sequence, int unit,
+                                                               int entry) const noexcept {
     return first_positions[unit_entry(sequence, unit, entry)];
   }
-  [[nodiscard]] std::int64_t position(int sequence, int unit, int entry, int token) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::int64_t position(int sequence, int unit, int entry,
+                                                        int token) const noexcept {
     const std::size_t at = unit_entry(sequence, unit, entry);
     if constexpr (scatters) {
       return first_positions[at] +
@@ -137,7 +148,8 @@ struct KVCacheRef {
   }
 
   /// Whether every place of (unit, entry) is that of its position counted from the first.
-  [[nodiscard]] bool is_in_order(int sequence, int unit, int entry) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE bool is_in_order(int sequence, int unit,
+                                                   int entry) const noexcept {
     if constexpr (scatters) {
       const std::uint16_t* delta =
           position_deltas + unit_entry(sequence, unit, entry) * block_tokens;
@@ -149,12 +161,13 @@ struct KVCacheRef {
   }
 
   /// Tokens that the newest query sees: committed and of the step in progress.
-  [[nodiscard]] std::int64_t visible_tokens(int sequence) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::int64_t visible_tokens(int sequence) const noexcept {
     return sequences[sequence].length_tokens + sequences[sequence].pending_tokens;
   }
 
   /// The query at `position` reads tokens before this one decoded, later ones exactly.
-  [[nodiscard]] std::int64_t sealed_before(int sequence, std::int64_t position) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::int64_t sealed_before(int sequence,
+                                                             std::int64_t position) const noexcept {
     if (shape.open) return position + 1;
     const GridRecord& grid = grids[sequence];
     const std::int64_t by_rule = grid.origin + shape.tail.sealed_before(position - grid.origin);
@@ -162,8 +175,8 @@ struct KVCacheRef {
   }
 
   /// Bits of the tokens of (unit, entry) whose position is below `end`.
-  [[nodiscard]] std::uint64_t before(int sequence, int unit, int entry,
-                                     std::int64_t end) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::uint64_t before(int sequence, int unit, int entry,
+                                                       std::int64_t end) const noexcept {
     const std::int64_t first = first_position(sequence, unit, entry);
     if (end <= first) return 0;
     if constexpr (scatters) {
@@ -181,10 +194,11 @@ struct KVCacheRef {
   }
 
   /// Live tokens of a unit whose position is below `end`.
-  [[nodiscard]] std::int64_t count_live(int sequence, int unit, std::int64_t end) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE std::int64_t count_live(int sequence, int unit,
+                                                          std::int64_t end) const noexcept {
     std::int64_t n = 0;
     for (int e = 0; e < entry_count(sequence, row_of_unit(unit)); ++e) {
-      n += std::popcount(live_mask(sequence, unit, e) & before(sequence, unit, e, end));
+      n += count_ones(live_mask(sequence, unit, e) & before(sequence, unit, e, end));
     }
     return n;
   }

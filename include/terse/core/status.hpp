@@ -27,6 +27,7 @@ enum class StatusCode : std::int32_t {
   unsupported,         ///< the configuration is valid but no code path serves it
   corrupt_data,        ///< saved bytes do not match their checksum or their own lengths
   mismatch,            ///< saved bytes belong to another policy, layout, shape or model
+  device_error,        ///< the CUDA runtime refused a call; detail: its cudaError_t
 };
 
 /// Result of a call. `text` is static and says what is wrong; `detail` holds the offending number

@@ -35,6 +35,10 @@
 
 // Loops over registers: the compiler must unroll them whole, or the registers become memory.
 // Loops marked TERSE_ROLL hold so many registers that g++ would spill them if it unrolled.
+#if defined(__CUDACC__)
+// nvcc hands the pragmas on to the host compiler, with a warning that they are not its own.
+#pragma nv_diag_suppress 1675
+#endif
 #if defined(__clang__)
 #define TERSE_UNROLL _Pragma("unroll")
 #define TERSE_ROLL _Pragma("nounroll")

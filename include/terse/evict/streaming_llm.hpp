@@ -33,7 +33,7 @@ struct StreamingLLM {
     }
   };
 
-  [[nodiscard]] static int prefix_tokens(const Params& params) noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE static int prefix_tokens(const Params& params) noexcept {
     return params.sink_tokens;
   }
 

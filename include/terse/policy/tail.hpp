@@ -43,13 +43,15 @@ struct TailSpec {
   }
 
   /// First position, counted from the block grid's origin, that the query at `p` reads exactly.
-  [[nodiscard]] constexpr std::int64_t sealed_before(std::int64_t p) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE constexpr std::int64_t sealed_before(
+      std::int64_t p) const noexcept {
     const std::int64_t old = p + 1 - min_tokens;
     return old <= 0 ? 0 : old / granule_tokens * granule_tokens;
   }
 
   /// Most tokens that lie in the tail when steps add up to `max_step_tokens`.
-  [[nodiscard]] constexpr std::int64_t capacity_tokens(int max_step_tokens) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE constexpr std::int64_t capacity_tokens(
+      int max_step_tokens) const noexcept {
     return std::int64_t{min_tokens} + granule_tokens - 1 + max_step_tokens;
   }
 };

@@ -90,7 +90,7 @@ struct AffineGroup {
   static_assert(S.bits == 2 || S.bits == 4 || S.bits == 8,
                 "terse::AffineGroup: bits must be 2, 4 or 8; codes never straddle bytes.");
   static_assert(S.granularity == Granularity::per_token ||
-                    (S.group > 0 && block_tokens % S.group == 0),
+                    (S.group > 0 && block_tokens % (S.group > 0 ? S.group : 1) == 0),
                 "terse::AffineGroup: a per-channel group must divide the block of 64 tokens, or it "
                 "would straddle blocks; use 16, 32 or 64.");
   static_assert(S.group >= 0, "terse::AffineGroup: group is negative.");
@@ -107,9 +107,10 @@ struct AffineGroup {
                                               .has_min = S.rule == ScaleRule::min_max};
 
   TERSE_HOST_DEVICE static constexpr Record record(Side side, int width) noexcept {
+    constexpr AffineFormat format = affine_format;  // device code may not bind to the static one
     Record r;
     r.add(codes_bytes<S.bits>(side, width));
-    const auto params = static_cast<std::size_t>(affine_params(affine_format, width));
+    const auto params = static_cast<std::size_t>(affine_params(format, width));
     r.add(params * sizeof(F16));
     if (affine_format.has_min) r.add(params * sizeof(F16));
     return r;
@@ -144,10 +145,11 @@ struct AffineGroup {
           to, code_place<S.bits>(context.side, context.width, to_token, c),
           load_code<S.bits>(from, code_place<S.bits>(context.side, context.width, from_token, c)));
     }
+    constexpr AffineFormat format = affine_format;
     const Record r = record(context.side, context.width);
     for (int section = 1; section < r.num_sections; ++section) {
       const std::size_t offset = r.sections[section].offset_bytes;
-      for (int g = 0; g < affine_groups(affine_format, context.width); ++g) {
+      for (int g = 0; g < affine_groups(format, context.width); ++g) {
         std::memcpy(to + offset + static_cast<std::size_t>(g * block_tokens + to_token) * 2,
                     from + offset + static_cast<std::size_t>(g * block_tokens + from_token) * 2, 2);
       }
@@ -156,10 +158,11 @@ struct AffineGroup {
 
   TERSE_HOST_DEVICE static float decode(const CodecContext& context, const std::byte* block,
                                         int token, int channel) noexcept {
+    constexpr AffineFormat format = affine_format;
     const Record r = record(context.side, context.width);
     const unsigned code =
         load_code<S.bits>(block, code_place<S.bits>(context.side, context.width, token, channel));
-    const int i = affine_param_index(affine_format, context.width, token, channel);
+    const int i = affine_param_index(format, context.width, token, channel);
     const float scale = detail::load_half(block + r.sections[1].offset_bytes, i);
     const float centred = static_cast<float>(code) - affine_format.centre;
     if constexpr (affine_format.has_min) {
@@ -176,8 +179,9 @@ struct AffineGroup {
   TERSE_HOST_DEVICE static void encode_group(const CodecContext& context, const float* x,
                                              std::size_t stride, int count, int token, int channel,
                                              std::byte* block) noexcept {
+    constexpr AffineFormat format = affine_format;
     const Record r = record(context.side, context.width);
-    const int param = affine_param_index(affine_format, context.width, token, channel);
+    const int param = affine_param_index(format, context.width, token, channel);
     std::byte* scales = block + r.sections[1].offset_bytes;
 
     float low = x[0], high = x[0];

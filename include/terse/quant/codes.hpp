@@ -66,8 +66,9 @@ TERSE_HOST_DEVICE constexpr std::size_t codes_bytes(Side side, int width) noexce
 template <int Bits>
 TERSE_HOST_DEVICE inline void store_code(std::byte* codes, CodePlace place,
                                          unsigned code) noexcept {
-  const auto mask = static_cast<std::byte>(((1u << Bits) - 1u) << place.shift);
-  codes[place.byte] = (codes[place.byte] & ~mask) | static_cast<std::byte>(code << place.shift);
+  const unsigned mask = ((1u << Bits) - 1u) << place.shift;
+  const unsigned others = static_cast<unsigned>(codes[place.byte]) & ~mask;
+  codes[place.byte] = static_cast<std::byte>(others | code << place.shift);
 }
 
 template <int Bits>

@@ -1,0 +1,130 @@
+/// Decode attention on the device over cold pages: Google Benchmark with manual time, one row per
+/// policy and shape. Time is that of a launch inside a replayed graph.
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+
+#include "terse/cuda/attend.cuh"
+
+#include "cuda/device_cache.cuh"
+#include "cuda/timing.cuh"
+
+namespace {
+
+using namespace terse;
+using namespace terse::bench;
+using Dims = cuda::HeadDims<128>;
+
+/// Keys with a scale per channel and block, values with one per token; the newest block is exact.
+template <int Bits>
+struct Diet {
+  using key_codec =
+      AffineGroup<AffineSpec{.bits = Bits, .granularity = Granularity::per_channel, .group = 64}>;
+  using value_codec = AffineGroup<AffineSpec{.bits = Bits}>;
+  static constexpr TailSpec tail{.min_tokens = 1};
+};
+/// KIVI with blocks of 64 tokens in place of 128.
+using Kivi2Short = Kivi<KiviSpec{.bits = 2, .residual_tokens = 64}>;
+
+template <class Policy>
+void attend_rows(benchmark::State& state, const BatchShape& batch) {
+  const DeviceCache<Policy> cache(batch);
+  const int parts = static_cast<int>(batch.lengths.size());
+  std::vector<StepPart> host_parts;
+  for (int i = 0; i < parts; ++i) host_parts.push_back({SequenceId{i, 1}, 1});
+  const DeviceArray<StepPart> device_parts(host_parts);
+  const auto numbers = static_cast<std::size_t>(parts * batch.query_heads * batch.head_dim);
+  std::vector<F16> host_queries(numbers);
+  std::mt19937 random(3);
+  std::normal_distribution<float> normal;
+  for (F16& q : host_queries) q = to_f16(normal(random));
+  const DeviceArray<F16> queries(host_queries), output(numbers);
+  const cuda::AttendInputs in{
+      device_parts.data(), parts, parts,
+      HeadRows::dense(queries.data(), Scalar::f16, batch.query_heads, batch.head_dim)};
+  const cuda::AttendOutputs out{
+      MutableHeadRows::dense(output.data(), Scalar::f16, batch.query_heads, batch.head_dim)};
+  const auto bytes = cuda::attend_workspace_bytes(cache.view(0), in);
+  must(bytes.status());
+  const DeviceArray<std::byte> workspace(*bytes);
+  must(cuda::clear_workspace({workspace.data(), workspace.size()}, nullptr));
+  must(cudaDeviceSynchronize());
+  const int launches = std::max(20, cache.copies());
+  LaunchGraph graph(launches, [&](int i, cudaStream_t stream) {
+    must(cuda::attend<Dims>(cache.view(i % cache.copies()), in, out,
+                            {workspace.data(), workspace.size()}, {}, stream));
+  });
+  for (int i = 0; i < 3; ++i) static_cast<void>(graph.replay());
+  for (auto _ : state) state.SetIterationTime(graph.replay() * 1e-6);
+  const auto stored = static_cast<double>(cache.bytes_read());
+  state.counters["bytes"] = stored;
+  state.counters["GB/s"] = benchmark::Counter(
+      stored * 1e-9, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
+  state.counters["of_ceiling"] =
+      benchmark::Counter(stored / read_ceiling(), benchmark::Counter::kIsIterationInvariantRate);
+  state.SetLabel(cuda::is_specialized<typename DeviceCache<Policy>::Ref, 128> ? "specialized"
+                                                                              : "decode");
+}
+
+BatchShape uniform(int batch, int tokens, int query_heads, int kv_heads) {
+  return {query_heads, kv_heads, 128, std::vector<int>(static_cast<std::size_t>(batch), tokens)};
+}
+
+/// 32 sequences, lengths log-uniform in 1k ... 64k.
+BatchShape ragged() {
+  BatchShape batch;
+  std::mt19937 random(11);
+  for (int i = 0; i < 32; ++i) {
+    const double x = static_cast<double>(random() - random.min()) / (random.max() - random.min());
+    batch.lengths.push_back(static_cast<int>(1024 * std::pow(64.0, x)));
+  }
+  return batch;
+}
+
+template <class Policy>
+void add(const std::string& policy) {
+  struct Row {
+    const char* name;
+    BatchShape batch;
+  };
+  const Row rows[] = {
+      {"1x4k", uniform(1, 4096, 32, 8)},        {"1x32k", uniform(1, 32768, 32, 8)},
+      {"1x128k", uniform(1, 131072, 32, 8)},    {"8x32k", uniform(8, 32768, 32, 8)},
+      {"64x8k", uniform(64, 8192, 32, 8)},      {"8x4k_32/32", uniform(8, 4096, 32, 32)},
+      {"8x32k_64/8", uniform(8, 32768, 64, 8)}, {"ragged", ragged()}};
+  for (const Row& row : rows) {
+    benchmark::RegisterBenchmark(
+        (policy + "/" + row.name).c_str(),
+        [batch = row.batch](benchmark::State& state) { attend_rows<Policy>(state, batch); })
+        ->UseManualTime()
+        ->Unit(benchmark::kMicrosecond)
+        ->Iterations(15);
+  }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add<Compose<Identity>>("f16");
+  add<Compose<Fp8>>("fp8");
+  add<Compose<Int8>>("int8");
+  add<Compose<Diet<4>>>("int4_K64_V128");
+  add<Compose<Int4Rotated>>("int4_rotated");
+  add<Compose<Kivi2Short>>("kivi2_g32");
+  add<Compose<Diet<2>>>("2bit_K64_V128");
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
+  cudaDeviceProp device{};
+  if (cudaGetDeviceProperties(&device, 0) == cudaSuccess) {
+    benchmark::AddCustomContext("device", device.name);
+    benchmark::AddCustomContext("read_ceiling_GB/s", std::to_string(read_ceiling() * 1e-9));
+  }
+  benchmark::RunSpecifiedBenchmarks();
+  benchmark::Shutdown();
+  return 0;
+}

@@ -1,0 +1,339 @@
+/// Logits against affine-coded keys of one block, on tensor cores, without unpacking a number.
+///
+/// Codes are the A operand: masked in place they are fp16 subnormals, code * 2^(shift - 24), exact
+/// in the tensor core. The powers of two of the fields go into the query. Per-channel scales
+/// multiply the query once per token group, minima add a product with it; per-token scales
+/// multiply the logits.
+///
+/// A lane reads four neighbouring tokens of a channel chunk with one 16-byte load, so row g of
+/// m-tile 2p + m is token 32p + 4g + 2m, and row g + 8 the one after it.
+#pragma once
+
+#include <cstdint>
+#include <cuda_fp16.h>
+
+#include "terse/config.hpp"
+#include "terse/cuda/warp/operands.cuh"
+#include "terse/quant/affine_group.hpp"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+/// Token of row g + 8 * half of an m-tile, as the affine keys deliver logits.
+struct AffineTokenOrder {
+  __device__ static constexpr int token(int tile, int half, int g) {
+    return 32 * (tile / 2) + 4 * g + 2 * (tile % 2) + half;
+  }
+  /// Row of the probability exchange in which (tile, half, g) lies, and its inverse.
+  __device__ static constexpr int row(int tile, int half, int g) {
+    return (tile * 2 + half) * 8 + (g ^ (4 * half));
+  }
+  __device__ static constexpr int row_of_token(int token) {
+    return row(token / 32 * 2 + token / 2 % 2, token % 2, token / 4 % 8);
+  }
+};
+
+/// Masked fields of a code word: two codes 16 bits apart.
+template <int Bits>
+__device__ __forceinline__ std::uint32_t code_pair(std::uint32_t word, int field) {
+  constexpr std::uint32_t low = (1u << Bits) - 1u;
+  return word & ((low | low << 16) << (Bits * field));
+}
+
+template <class Codec, int Width, int Tiles>
+struct AffineKeys {
+  static constexpr AffineFormat format = Codec::affine_format;
+  static constexpr bool per_channel = format.granularity == Granularity::per_channel;
+  static constexpr int bits = format.bits;
+  static constexpr int fields = 8 / bits;
+  static constexpr float code_unit = 16777216.0f;  ///< undoes the exponent of subnormal codes
+  /// Eight-channel chunks of a lane, in stored order.
+  static constexpr int chunks = Width / 8;
+  static constexpr int lane_chunks =
+      bits == 2 ? ceil_div(ceil_div(chunks, 2), 4) * 2 : ceil_div(chunks, 4);
+  static constexpr int groups = affine_groups(format, Width);
+  static constexpr int chunks_per_group = per_channel ? lane_chunks : lane_chunks / groups;
+  static constexpr bool supported =
+      Width % 16 == 0 && (per_channel ? format.group == 32 || format.group == 64
+                                      : groups == 1 || (Width % (32 * groups) == 0 &&
+                                                        (bits != 2 || Width % (64 * groups) == 0)));
+  using Order = AffineTokenOrder;
+
+  struct Query {
+    std::uint32_t scaled[Tiles][lane_chunks][4];  // times the fields' powers of two
+    std::uint32_t plain[Tiles][per_channel ? lane_chunks : 1][4];
+    float sums[Tiles][per_channel ? 1 : groups][2];  // over the channels of a scale group
+  };
+
+  /// Chunk `j` of a lane, clamped to the stored ones.
+  __device__ __forceinline__ static int chunk(int j, int t) {
+    const int c = bits == 2 ? 2 * (t + 4 * (j / 2)) + j % 2 : t + 4 * j;
+    return c < chunks ? c : chunks - 1;
+  }
+  __device__ __forceinline__ static bool has_chunk(int j, int t) {
+    return (bits == 2 ? 2 * (t + 4 * (j / 2)) + j % 2 : t + 4 * j) < chunks;
+  }
+
+  /// Takes the operands of one n-tile from `q [8, stride]` fp16.
+  __device__ static void load_query(Query& query, int tile, const __half* q, int stride) {
+    const Lane lane = this_lane();
+    const std::uint32_t* row = reinterpret_cast<const std::uint32_t*>(q + lane.g * stride);
+    float partial[per_channel ? 1 : groups] = {};
+#pragma unroll
+    for (int j = 0; j < lane_chunks; ++j) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const std::uint32_t x = has_chunk(j, lane.t) ? row[chunk(j, lane.t) * 4 + i] : 0u;
+        // Pairs i = 0, 1 lie in the even field of the chunk, 2 and 3 in the odd one.
+        const int field = bits == 8 ? 0 : (bits == 2 ? j % 2 * 2 : 0) + i / 2;
+        const float factor = 1.0f / static_cast<float>(1 << (bits * field));
+        const __half2 h = *reinterpret_cast<const __half2*>(&x);
+        const float2 f = __half22float2(h);
+        query.scaled[tile][j][i] = pack_half2(f.x * factor, f.y * factor);
+        if constexpr (per_channel) {
+          // Where the factor is one both are the same register. A product by one frees the operands
+          // from the order in which they were loaded.
+          if (field == 0) query.scaled[tile][j][i] = multiply_half2(x, 0x3c003c00u);
+          query.plain[tile][j][i] =
+              field == 0 ? query.scaled[tile][j][i] : multiply_half2(x, 0x3c003c00u);
+        } else {
+          partial[j / chunks_per_group] += f.x + f.y;
+        }
+      }
+    }
+    if constexpr (!per_channel) {
+#pragma unroll
+      for (int group = 0; group < groups; ++group) {
+        float sum = partial[group];
+        sum += __shfl_xor_sync(~0u, sum, 1);
+        sum += __shfl_xor_sync(~0u, sum, 2);
+        query.sums[tile][group][0] = __shfl_sync(~0u, sum, lane.t * 8);
+        query.sums[tile][group][1] = __shfl_sync(~0u, sum, lane.t * 8 + 4);
+      }
+    }
+  }
+
+  /// s = logits in units of log2 minus `base`, with `norm` the factors that undo the queries'.
+  __device__ __forceinline__ static void logits(std::uint32_t block, const Query& query,
+                                                const float (&norm)[Tiles][2],
+                                                const float (&base)[Tiles][2],
+                                                float (&s)[Tiles][4][4]) {
+    const Lane lane = this_lane();
+    constexpr Record record = Codec::record(Side::key, Width);
+    constexpr auto scales = static_cast<std::uint32_t>(record.sections[1].offset_bytes);
+    constexpr auto minima =
+        static_cast<std::uint32_t>(record.sections[format.has_min ? 2 : 1].offset_bytes);
+
+    float products[Tiles][4][4];
+    float offsets[Tiles][2][2];  // [tile, token group of 32, column]
+    if constexpr (per_channel) {
+      add_minima(block + minima, query, norm, base, offsets);
+    }
+#pragma unroll
+    for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          products[n][m][i] = 0.0f;
+          if constexpr (!per_channel) s[n][m][i] = -base[n][i & 1];
+        }
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < lane_chunks; ++j) {
+      if constexpr (!per_channel) {
+        if (groups > 1 && j % chunks_per_group == 0) {
+#pragma unroll
+          for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+            for (int m = 0; m < 4; ++m) {
+#pragma unroll
+              for (int i = 0; i < 4; ++i) products[n][m][i] = 0.0f;
+            }
+          }
+        }
+      }
+      std::uint32_t q[Tiles][4];
+#pragma unroll
+      for (int p = 0; p < 2; ++p) {
+        if constexpr (per_channel) {
+          if (p == 0 || format.group == 32) {
+            const uint4 scale = load_shared_16(
+                block + scales + static_cast<unsigned>(p * 32 / format.group * Width * 2) +
+                static_cast<unsigned>(chunk(j, lane.t)) * 16u);
+#pragma unroll
+            for (int n = 0; n < Tiles; ++n) {
+              q[n][0] = multiply_half2(query.scaled[n][j][0], scale.x);
+              q[n][1] = multiply_half2(query.scaled[n][j][1], scale.y);
+              q[n][2] = multiply_half2(query.scaled[n][j][2], scale.z);
+              q[n][3] = multiply_half2(query.scaled[n][j][3], scale.w);
+            }
+          }
+        } else {
+#pragma unroll
+          for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+            for (int i = 0; i < 4; ++i) q[n][i] = query.scaled[n][j][i];
+          }
+        }
+        multiply_chunk(block, p, j, lane, q, products);
+      }
+      if constexpr (!per_channel) {
+        if ((j + 1) % chunks_per_group == 0) {
+          add_scaled(block, j / chunks_per_group, query, norm, products, s);
+        }
+      }
+    }
+    if constexpr (per_channel) {
+#pragma unroll
+      for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+        for (int m = 0; m < 4; ++m) {
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            s[n][m][i] =
+                __fmaf_rn(products[n][m][i], norm[n][i & 1] * code_unit, offsets[n][m / 2][i & 1]);
+          }
+        }
+      }
+    }
+  }
+
+ private:
+  /// products += codes of chunk j of the token half p, times q.
+  __device__ __forceinline__ static void multiply_chunk(std::uint32_t block, int p, int j,
+                                                        const Lane& lane,
+                                                        const std::uint32_t (&q)[Tiles][4],
+                                                        float (&products)[Tiles][4][4]) {
+    constexpr int tile_bytes = vectors_per_tile(bits, Side::key, Width) * 64;
+    const std::uint32_t tokens =
+        block + static_cast<std::uint32_t>((2 * p + lane.g / 4) * tile_bytes + lane.g % 4 * 16);
+    const int c = chunk(j, lane.t);
+    uint4 even, odd;  // words of four tokens that hold the chunk's even and odd field
+    int field = 0;
+    if constexpr (bits == 8) {
+      even = load_shared_16(tokens + static_cast<unsigned>(c) * 128u);
+      odd = load_shared_16(tokens + static_cast<unsigned>(c) * 128u + 64u);
+    } else {
+      const int vector = bits == 2 ? c / 2 : c;
+      even = load_shared_16(tokens + static_cast<unsigned>(vector) * 64u);
+      odd = even;
+      field = bits == 2 ? j % 2 * 2 : 0;
+    }
+    const int next = bits == 8 ? field : field + 1;
+    const std::uint32_t e[4] = {even.x, even.y, even.z, even.w};
+    const std::uint32_t o[4] = {odd.x, odd.y, odd.z, odd.w};
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      const std::uint32_t e0 = e[2 * m], e1 = e[2 * m + 1], o0 = o[2 * m], o1 = o[2 * m + 1];
+      const std::uint32_t a[8] = {code_pair<bits>(e0, field),      code_pair<bits>(e1, field),
+                                  code_pair<bits>(o0, next),       code_pair<bits>(o1, next),
+                                  code_pair<bits>(e0 >> 8, field), code_pair<bits>(e1 >> 8, field),
+                                  code_pair<bits>(o0 >> 8, next),  code_pair<bits>(o1 >> 8, next)};
+#pragma unroll
+      for (int n = 0; n < Tiles; ++n) {
+        multiply_add(products[n][2 * p + m], a[0], a[1], a[2], a[3], q[n][0], q[n][2]);
+        multiply_add(products[n][2 * p + m], a[4], a[5], a[6], a[7], q[n][1], q[n][3]);
+      }
+    }
+  }
+
+  /// offsets = norm * (sum over channels of q * minimum) - base. Without minima the scales stand in
+  /// for them, times -centre.
+  __device__ __forceinline__ static void add_minima(std::uint32_t minima, const Query& query,
+                                                    const float (&norm)[Tiles][2],
+                                                    const float (&base)[Tiles][2],
+                                                    float (&offsets)[Tiles][2][2]) {
+    const Lane lane = this_lane();
+    float even[Tiles][groups][4] = {}, odd[Tiles][groups][4] = {};
+#pragma unroll
+    for (int j = 0; j < lane_chunks; ++j) {
+#pragma unroll
+      for (int group = 0; group < groups; ++group) {
+        // Pairs {0, 1, 2, 3} of eight channels as an A quad: row g meets pairs 0 and 2, row g + 8
+        // pairs 1 and 3, so each of two products is right in one half of its rows.
+        const uint4 z = load_shared_16(minima + static_cast<unsigned>(group * Width * 2) +
+                                       static_cast<unsigned>(chunk(j, lane.t)) * 16u);
+#pragma unroll
+        for (int n = 0; n < Tiles; ++n) {
+          multiply_add(even[n][group], z.x, z.y, z.z, z.w, query.plain[n][j][0],
+                       query.plain[n][j][2]);
+          multiply_add(odd[n][group], z.x, z.y, z.z, z.w, query.plain[n][j][1],
+                       query.plain[n][j][3]);
+        }
+      }
+    }
+    constexpr float factor = format.has_min ? 1.0f : -format.centre;
+#pragma unroll
+    for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int group = half * 32 / format.group;
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          offsets[n][half][i] =
+              __fmaf_rn(even[n][group][i] + odd[n][group][2 + i], norm[n][i] * factor, -base[n][i]);
+        }
+      }
+    }
+  }
+
+  /// s += scale of each token * (products - centre * sum of q), and its minimum * sum of q.
+  __device__ __forceinline__ static void add_scaled(std::uint32_t block, int group,
+                                                    const Query& query,
+                                                    const float (&norm)[Tiles][2],
+                                                    const float (&products)[Tiles][4][4],
+                                                    float (&s)[Tiles][4][4]) {
+    const Lane lane = this_lane();
+    constexpr Record record = Codec::record(Side::key, Width);
+    constexpr auto scales = static_cast<std::uint32_t>(record.sections[1].offset_bytes);
+    constexpr auto minima =
+        static_cast<std::uint32_t>(record.sections[format.has_min ? 2 : 1].offset_bytes);
+#pragma unroll
+    for (int p = 0; p < 2; ++p) {
+      const auto at = static_cast<std::uint32_t>((group * 64 + 32 * p + 4 * lane.g) * 2);
+      const uint2 raw = load_shared_8(block + scales + at);
+      const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&raw.x));
+      const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&raw.y));
+      const float scale[4] = {low.x, low.y, high.x, high.y};
+      float minimum[4] = {};
+      if constexpr (format.has_min) {
+        const uint2 rest = load_shared_8(block + minima + at);
+        const float2 l = __half22float2(*reinterpret_cast<const __half2*>(&rest.x));
+        const float2 h = __half22float2(*reinterpret_cast<const __half2*>(&rest.y));
+        minimum[0] = l.x;
+        minimum[1] = l.y;
+        minimum[2] = h.x;
+        minimum[3] = h.y;
+      }
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+#pragma unroll
+          for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+              const float unit = scale[2 * m + half] * (norm[n][i] * code_unit);
+              float& x = s[n][2 * p + m][2 * half + i];
+              const float sum = query.sums[n][group][i];
+              x = __fmaf_rn(products[n][2 * p + m][2 * half + i] - format.centre * sum / code_unit,
+                            unit, x);
+              if constexpr (format.has_min) {
+                x = __fmaf_rn(minimum[2 * m + half] * norm[n][i], sum, x);
+              }
+            }
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

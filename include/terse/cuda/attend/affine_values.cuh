@@ -1,0 +1,182 @@
+/// Sums of affine-coded values of one block, on tensor cores, without unpacking a number.
+///
+/// Codes are the A operand as in affine_keys.cuh, rows = channels. Per-token scales multiply the
+/// probabilities once per channel group; minima (or -centre times the scales) and a row of ones,
+/// for the softmax denominator, are one more A tile.
+///
+/// A lane reads four neighbouring channels of a token word with one 16-byte load, so row g of
+/// m-tile 2p + m is channel 32p + 4g + 2m, and row g + 8 the one after it.
+#pragma once
+
+#include <cstdint>
+#include <cuda_fp16.h>
+
+#include "terse/config.hpp"
+#include "terse/cuda/attend/affine_keys.cuh"
+#include "terse/cuda/warp/operands.cuh"
+#include "terse/quant/affine_group.hpp"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+template <class Codec, int Width, int Tiles>
+struct AffineValues {
+  static constexpr AffineFormat format = Codec::affine_format;
+  static constexpr int bits = format.bits;
+  static constexpr int fields = 8 / bits;
+  static constexpr int groups = affine_groups(format, Width);
+  static constexpr int group_channels = format.group == 0 ? Width : format.group;
+  static constexpr int pairs = ceil_div(Width, 32);
+  static constexpr int row_tiles = 2 * pairs;
+  static constexpr bool supported = Width % 16 == 0 &&
+                                    format.granularity == Granularity::per_token && groups <= 7 &&
+                                    (groups == 1 || group_channels % 32 == 0);
+  /// Probabilities of neighbouring 16-token steps come as {step lo, next lo, step hi, next hi}.
+  static constexpr bool steps_interleaved = true;
+
+  struct Sums {
+    float codes[Tiles][row_tiles][4] = {};
+    float even[Tiles][4] = {}, odd[Tiles][4] = {};  // minima of groups, then the denominator
+  };
+
+  __device__ static constexpr int channel(int row_tile, int half, int g) {
+    return 32 * (row_tile / 2) + 4 * g + 2 * (row_tile % 2) + half;
+  }
+
+  __device__ __forceinline__ static void scale(Sums& sums, int n, float c0, float c1) {
+#pragma unroll
+    for (int r = 0; r < row_tiles; ++r) {
+      sums.codes[n][r][0] *= c0;
+      sums.codes[n][r][1] *= c1;
+      sums.codes[n][r][2] *= c0;
+      sums.codes[n][r][3] *= c1;
+    }
+    sums.even[n][0] *= c0;
+    sums.even[n][1] *= c1;
+    sums.odd[n][2] *= c0;
+    sums.odd[n][3] *= c1;
+  }
+
+  /// sums += p * values. `p [tile, pair of steps]` as load_transposed gave them; `ones`: shared
+  /// address of 128 bytes of fp16 ones.
+  __device__ __forceinline__ static void add(std::uint32_t block, std::uint32_t ones,
+                                             const std::uint32_t (&p)[Tiles][2][4], Sums& sums) {
+    const Lane lane = this_lane();
+    constexpr Record record = Codec::record(Side::value, Width);
+    constexpr auto scales = static_cast<std::uint32_t>(record.sections[1].offset_bytes);
+    constexpr auto minima =
+        static_cast<std::uint32_t>(record.sections[format.has_min ? 2 : 1].offset_bytes);
+    const std::uint32_t corrections =
+        (lane.g < groups ? block + minima + static_cast<unsigned>(lane.g) * 128u : ones) +
+        static_cast<unsigned>(lane.t) * 8u;
+    std::uint32_t weighted[Tiles][4][2];  // [step, {lo, hi}], times the fields' powers of two
+#pragma unroll
+    for (int pair = 0; pair < 2; ++pair) {
+      const uint2 x = load_shared_8(corrections + static_cast<unsigned>(pair) * 64u);
+      const uint2 y = load_shared_8(corrections + static_cast<unsigned>(pair) * 64u + 32u);
+#pragma unroll
+      for (int n = 0; n < Tiles; ++n) {
+        multiply_add(sums.even[n], x.x, x.y, y.x, y.y, p[n][pair][0], p[n][pair][1]);
+        multiply_add(sums.odd[n], x.x, x.y, y.x, y.y, p[n][pair][2], p[n][pair][3]);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const int step = 2 * pair + i;
+          // 2^(-bits * field): the field's codes come out that much too large.
+          const int field = step % fields;
+          const std::uint32_t half_bits = static_cast<std::uint32_t>(15 - bits * field) << 10;
+          const std::uint32_t factor = half_bits | half_bits << 16;
+          weighted[n][step][0] = field == 0 ? p[n][pair][i] : multiply_half2(p[n][pair][i], factor);
+          weighted[n][step][1] =
+              field == 0 ? p[n][pair][2 + i] : multiply_half2(p[n][pair][2 + i], factor);
+        }
+      }
+    }
+    std::uint32_t b[Tiles][4][2];
+#pragma unroll
+    for (int pair = 0; pair < pairs; ++pair) {
+      if (pair * 32 % group_channels == 0) {
+        const int group = pair * 32 / group_channels;
+#pragma unroll
+        for (int step = 0; step < 4; ++step) {
+          const uint2 scale_pair =
+              load_shared_8(block + scales + static_cast<unsigned>(group * 128 + step * 32) +
+                            static_cast<unsigned>(lane.t) * 8u);
+#pragma unroll
+          for (int n = 0; n < Tiles; ++n) {
+            b[n][step][0] = multiply_half2(weighted[n][step][0], scale_pair.x);
+            b[n][step][1] = multiply_half2(weighted[n][step][1], scale_pair.y);
+          }
+        }
+      }
+      multiply_channels(block, pair, lane, b, sums);
+    }
+  }
+
+  /// Numerators of (column, channel) in value units, and the denominators of the lane's columns.
+  __device__ static void finish(const Sums& sums, int n, float (&out)[row_tiles][4],
+                                float (&denominator)[2]) {
+    const Lane lane = this_lane();
+    const float factor = format.has_min ? 1.0f : -format.centre;
+    float correction[groups][2];
+#pragma unroll
+    for (int i = 0; i < 2; ++i) {
+      const float x = sums.even[n][i] + sums.odd[n][2 + i];
+#pragma unroll
+      for (int group = 0; group < groups; ++group) {
+        correction[group][i] = factor * __shfl_sync(~0u, x, group * 4 + lane.t);
+      }
+      denominator[i] = __shfl_sync(~0u, x, groups * 4 + lane.t);
+    }
+#pragma unroll
+    for (int r = 0; r < row_tiles; ++r) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        constexpr int last = groups - 1;
+        const int group = r / 2 * 32 / group_channels;
+        out[r][i] = __fmaf_rn(sums.codes[n][r][i], 16777216.0f,
+                              correction[group < last ? group : last][i & 1]);
+      }
+    }
+  }
+
+ private:
+  /// Channels 32 * pair and on; tokens of all four steps.
+  __device__ __forceinline__ static void multiply_channels(std::uint32_t block, int pair,
+                                                           const Lane& lane,
+                                                           const std::uint32_t (&b)[Tiles][4][2],
+                                                           Sums& sums) {
+    constexpr int tile_bytes = vectors_per_tile(bits, Side::value, Width) * 64;
+    constexpr int channel_tiles = Width / 16;
+    int tile = 2 * pair + lane.g / 4;
+    if (Width % 32 != 0 && tile >= channel_tiles) tile = channel_tiles - 1;
+    const std::uint32_t channels =
+        block + static_cast<std::uint32_t>(tile * tile_bytes + lane.g % 4 * 16 + lane.t * 64);
+#pragma unroll
+    for (int word = 0; word < 4 / fields; ++word) {
+      const uint4 x = load_shared_16(channels + static_cast<unsigned>(word) * 256u);
+      const std::uint32_t w[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+      for (int field = 0; field < fields; ++field) {
+        const int step = word * fields + field;
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+          const std::uint32_t a0 = code_pair<bits>(w[2 * m], field);
+          const std::uint32_t a1 = code_pair<bits>(w[2 * m + 1], field);
+          const std::uint32_t a2 = code_pair<bits>(w[2 * m] >> 8, field);
+          const std::uint32_t a3 = code_pair<bits>(w[2 * m + 1] >> 8, field);
+#pragma unroll
+          for (int n = 0; n < Tiles; ++n) {
+            multiply_add(sums.codes[n][2 * pair + m], a0, a1, a2, a3, b[n][step][0], b[n][step][1]);
+          }
+        }
+      }
+    }
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -1,0 +1,154 @@
+/// What the warps do with the exact tokens of a segment: blocks of the tail and sinks.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/config.hpp"
+#include "terse/cuda/attend/exact_tokens.cuh"
+#include "terse/cuda/attend/sealed_blocks.cuh"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+template <class Config>
+struct ExactBlocks : SealedBlocks<Config> {
+  using Base = SealedBlocks<Config>;
+  using Base::Base;
+  using Base::call;
+  using Base::lane;
+  using Base::mask_of;
+  using Base::norm;
+  using Base::query_stride;
+  using Base::shared;
+  using Base::threads;
+  using Base::tiles;
+  using Base::vectors;
+  using Base::warp;
+  using Base::warps;
+  using Base::width;
+  using Exact = ExactTokens<width, tiles>;
+
+  /// Bits of an exact item that vector `v` reads; of the sinks where `entry` is negative.
+  [[nodiscard]] __device__ std::uint64_t exact_mask(const Segment& s, int v, int entry) const {
+    if (v >= s.vectors) return 0;
+    if (entry >= 0) return mask_of(s, v, entry).exact;
+    std::uint64_t sinks = 0;
+    const int count = call.r.entry_count(s.work.sequence, s.list);
+    for (int e = 0; e < count && e < call.r.shape.tail.sink_tokens; ++e) {
+      sinks |= mask_of(s, v, e).sinks;
+    }
+    return sinks;
+  }
+
+  /// Position of the first token of exact item `item`, which is not the sinks.
+  [[nodiscard]] __device__ int exact_position(const Segment& s, int item) const {
+    // Several rows reach back to sealed blocks, some of which an evictor may have taken out.
+    return s.work.rows == 1
+               ? s.work.exact_position + item * block_tokens
+               : call.r.first_position(s.work.sequence, s.unit, s.work.exact_first + item);
+  }
+  [[nodiscard]] __device__ const std::byte* exact_block(const Segment& s, int item) const {
+    const std::byte* tail = call.r.unit_tail(s.work.sequence, s.unit);
+    const ClassShape& shape = call.r.shape;
+    if (item >= s.work.exact_blocks) {
+      return tail + static_cast<std::size_t>(shape.ring_blocks) * shape.tail_block_bytes;
+    }
+    int place = s.work.exact_place + item;
+    if (s.work.rows > 1) place = (exact_position(s, item) - s.work.origin) / block_tokens;
+    place %= shape.ring_blocks;
+    return tail + static_cast<std::size_t>(place) * shape.tail_block_bytes;
+  }
+
+  /// Exact items of a segment: the blocks from exact_first on, then the sinks.
+  struct ExactItems {
+    int first, end;
+  };
+  [[nodiscard]] __device__ ExactItems exact_items(const Segment& s) const {
+    if (s.end <= s.work.decoded) return {0, 0};
+    const int first = ceil_div(max(s.begin - s.work.decoded, 0), call.exact_places);
+    const int end = ceil_div(s.end - s.work.decoded, call.exact_places);
+    return {first, min(end, s.work.exact_items)};
+  }
+
+  /// Brings the exact blocks of a segment into the second-level cache.
+  __device__ void prefetch_exact(const Segment& s) const {
+    if (s.work.sequence < 0) return;
+    const ExactItems items = exact_items(s);
+    for (int item = items.first; item < items.end && item < s.work.exact_blocks; ++item) {
+      const std::byte* block = exact_block(s, item);
+      for (int i = static_cast<int>(threadIdx.x) * 128; i < 4 * block_tokens * width;
+           i += threads * 128) {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(block + i));
+      }
+    }
+  }
+
+  /// Exact blocks and sinks whose places lie in the segment, a quarter a warp.
+  __device__ void read_exact(const Segment& s, const ExactItems& items) {
+    typename Exact::Sums sums;
+    RunningSoftmax<tiles> softmax;
+    softmax.start();
+    const int quarter = warp % 4;
+#pragma unroll 1
+    for (int item = items.first + warp / 4; item < items.end; item += warps / 4) {
+      const bool is_sinks = item >= s.work.exact_blocks;
+      if (is_sinks && quarter > 0) continue;
+      const int pitch = is_sinks ? sink_block_tokens : block_tokens;
+      const int entry = is_sinks ? -1 : s.work.exact_first + item;
+      const std::byte* block = exact_block(s, item);
+      const typename Exact::Loads loads =
+          Exact::load(block + quarter * 32, pitch,
+                      block + call.r.shape.exact_value_offset(0, pitch) + quarter * 16 * width * 2);
+      std::uint64_t masks[tiles][2];
+      if (s.work.rows == 1 && !is_sinks && call.params.sliding_window_tokens == 0) {
+        // Unsealed blocks hold their tokens in order, and the newest row sees all of them.
+        const std::uint64_t live = call.r.live_mask(s.work.sequence, s.unit, entry);
+#pragma unroll
+        for (int n = 0; n < tiles; ++n) masks[n][0] = masks[n][1] = live;
+      } else {
+#pragma unroll
+        for (int n = 0; n < tiles; ++n) {
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            masks[n][i] = exact_mask(s, 8 * n + 2 * lane.t + i, entry);
+          }
+        }
+      }
+      float y[tiles][1][4];
+      Exact::logits(loads, shared.queries[0], query_stride, norm, y);
+#pragma unroll
+      for (int n = 0; n < tiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) {
+          float& x = y[n][0][i];
+          if (call.params.logit_soft_cap > 0) x = soft_capped(x, call.params.logit_soft_cap);
+          x -= softmax.base[n][i & 1];
+          const int token = 16 * quarter + Exact::token(i / 2, lane.g);
+          if ((masks[n][i & 1] >> token & 1u) == 0) x = -INFINITY;
+        }
+      }
+      softmax.settle(y, [&](int n, float c0, float c1) { Exact::scale(sums, n, c0, c1); });
+      std::uint32_t p[tiles][2];
+#pragma unroll
+      for (int n = 0; n < tiles; ++n) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          p[n][half] = transpose(pack_half2(exp2_approximate(y[n][0][2 * half]),
+                                            exp2_approximate(y[n][0][2 * half + 1])));
+        }
+      }
+      Exact::add(loads, p, sums);
+    }
+    this->template publish<Exact>(sums, softmax, false);
+    __syncwarp();
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -1,0 +1,92 @@
+/// What all parts of the attention kernel share: its sizes, its shared memory, the thread's place.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cuda_fp16.h>
+
+#include "terse/cache/attention.hpp"
+#include "terse/config.hpp"
+#include "terse/cuda/attend/block_source.cuh"
+#include "terse/cuda/attend/segment.cuh"
+#include "terse/cuda/attend/work_division.cuh"
+#include "terse/cuda/warp/operands.cuh"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+template <class Config>
+struct KernelContext {
+  using Ref = typename Config::Ref;
+  using Policy = typename Ref::policy;
+  using Source = BlockSource<Config, Segment>;
+  using Keys = typename Source::Keys;
+  using Values = typename Source::Values;
+  using Order = typename Keys::Order;
+  static constexpr int width = Config::width;
+  static constexpr int tiles = Config::tiles;
+  static constexpr int warps = Config::warps;
+  static constexpr int threads = warps * 32;
+  static constexpr int vectors = 8 * tiles;
+  static constexpr int lane_channels = ceil_div(width, 32);
+  static constexpr int own_vectors = ceil_div(vectors, warps);  ///< that a warp loads
+  static constexpr int quads = width / 4;                       ///< of channels
+  static constexpr int slots = threads / quads;                 ///< threads that share a quad
+  static constexpr int thread_vectors = ceil_div(vectors, slots);
+  static constexpr int query_stride = width + 8;
+  using Exact = ExactTokens<width, tiles>;
+
+  static constexpr int exchange_bytes =
+      warps * tiles * 1024 > vectors* width * 4 ? warps* tiles * 1024 : vectors* width * 4;
+
+  struct Shared {
+    alignas(128) std::byte source[Source::shared_bytes];
+    union {
+      alignas(128) std::byte exchange[exchange_bytes];  // [warp, tile, 1024] in read_sealed
+      float result[vectors][width];                     // in store
+    };
+    alignas(128) __half ones[64];
+    alignas(16) __half queries[vectors][query_stride];
+    alignas(16) float sums[warps][vectors][width];
+    float2 states[warps][vectors];
+    float norms[vectors];
+    // What is the same for all threads lies here, not in their registers.
+    WorkScratch work;
+    Walk walk;
+    Segment segments[3];  // the one being read, and two ahead
+    int is_last;
+  };
+
+  __device__ KernelContext(const AttendCall<Ref>& of_call, Shared& of_block)
+      : call(of_call), shared(of_block) {}
+
+  const AttendCall<Ref>& call;
+  Shared& shared;
+  Lane lane = this_lane();
+  int warp = static_cast<int>(threadIdx.x) >> 5;
+  int quad = static_cast<int>(threadIdx.x) % quads;
+  int slot = static_cast<int>(threadIdx.x) / quads;  ///< at least `slots` in threads left over
+  float norm[tiles][2] = {};  ///< undoes the scaling of the queries, for the lane's columns
+
+  [[nodiscard]] __device__ int group() const { return call.group; }
+  /// Query row, inside its part, of vector `v` of the tile.
+  [[nodiscard]] __device__ __forceinline__ int row_of(const Segment& s, int v) const {
+    return s.work.rows == 1 ? 0 : (s.first_vector + v) / group();
+  }
+
+  /// What the query row of vector `v` of the tile reads of an entry.
+  [[nodiscard]] __device__ terse::detail::RowMask mask_of(const Segment& s, int v,
+                                                          int entry) const {
+    if (v >= s.vectors) return {};
+    const int row = row_of(s, v);
+    return terse::detail::row_mask(call.r, s.work.sequence, s.unit, entry,
+                                   std::int64_t{s.work.oldest} + row, call.params);
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -1,0 +1,111 @@
+/// Queries of a tile: turned into the codec's basis, scaled, rounded to fp16, put where the readers
+/// take their operands from.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cuda_fp16.h>
+
+#include "terse/config.hpp"
+#include "terse/cuda/attend/kernel_context.cuh"
+#include "terse/cuda/warp/basis.cuh"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+template <class Config>
+struct QueryTile : KernelContext<Config> {
+  using Base = KernelContext<Config>;
+  using Base::Base;
+  using Base::call;
+  using Base::group;
+  using Base::lane;
+  using Base::lane_channels;
+  using Base::norm;
+  using Base::own_vectors;
+  using Base::row_of;
+  using Base::shared;
+  using Base::tiles;
+  using Base::vectors;
+  using Base::warp;
+  using Base::warps;
+  using Base::width;
+  using typename Base::Policy;
+
+  /// A warp's share of a tile's queries, lane l holding channels l, l + 32, ...
+  struct RawQueries {
+    float x[own_vectors][lane_channels];
+  };
+
+  template <class T>
+  __device__ __forceinline__ void fetch_queries(const Segment& s, const T* data,
+                                                RawQueries& raw) const {
+#pragma unroll
+    for (int i = 0; i < own_vectors; ++i) {
+      const int v = warp + i * warps;
+      const int row = row_of(s, v), member = s.first_vector + v - row * group();
+      const T* vector = data + std::int64_t{s.row0 + row} * call.queries.row_stride +
+                        (s.unit * group() + member) * call.queries.head_stride;
+#pragma unroll
+      for (int k = 0; k < lane_channels; ++k) {
+        const int c = lane.index + 32 * k;
+        raw.x[i][k] = v < s.vectors && c < width ? to_float(vector[c]) : 0.0f;
+      }
+    }
+  }
+
+  /// Begins to load a segment's queries.
+  __device__ __forceinline__ void fetch_queries(const Segment& s, RawQueries& raw) const {
+    switch (call.queries.scalar) {
+      case Scalar::f32:
+        return fetch_queries(s, static_cast<const float*>(call.queries.data), raw);
+      case Scalar::f16:
+        return fetch_queries(s, static_cast<const F16*>(call.queries.data), raw);
+      default:
+        return fetch_queries(s, static_cast<const BF16*>(call.queries.data), raw);
+    }
+  }
+
+  /// Turns, scales and stores the tile's queries as fp16 below 1, and sets `norm`.
+  __device__ __forceinline__ void store_queries(RawQueries& raw) {
+#pragma unroll
+    for (int i = 0; i < own_vectors; ++i) {
+      const int v = warp + i * warps;
+      if (v >= vectors) break;
+      float peak = 0.0f;
+      float(&x)[lane_channels] = raw.x[i];
+#pragma unroll
+      for (int k = 0; k < lane_channels; ++k) x[k] *= call.scale;
+      turn_warp<typename Policy::key_codec, width, true>(Side::key, x, shared.sums[warp][0],
+                                                         lane.index);
+#pragma unroll
+      for (int k = 0; k < lane_channels; ++k) peak = fmaxf(peak, fabsf(x[k]));
+#pragma unroll
+      for (int d = 1; d < 32; d *= 2) peak = fmaxf(peak, __shfl_xor_sync(~0u, peak, d));
+      int exponent = static_cast<int>(__float_as_uint(peak) >> 23) - 126;
+      exponent = peak == 0.0f || exponent > 120 ? 0 : (exponent < -100 ? -100 : exponent);
+      const float inverse = __uint_as_float(static_cast<unsigned>(127 - exponent) << 23);
+      if (lane.index == 0) {
+        shared.norms[v] = __uint_as_float(static_cast<unsigned>(127 + exponent) << 23);
+      }
+#pragma unroll
+      for (int k = 0; k < lane_channels; ++k) {
+        const int c = lane.index + 32 * k;
+        if (c < width) shared.queries[v][c] = __float2half_rn(x[k] * inverse);
+      }
+    }
+    __syncthreads();
+#pragma unroll
+    for (int n = 0; n < tiles; ++n) {
+      norm[n][0] = shared.norms[8 * n + 2 * lane.t];
+      norm[n][1] = shared.norms[8 * n + 2 * lane.t + 1];
+    }
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

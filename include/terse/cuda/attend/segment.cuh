@@ -1,0 +1,71 @@
+/// The stretches of units that make up a thread block's share, found one after another.
+#pragma once
+
+#include "terse/config.hpp"
+#include "terse/cuda/attend/work_division.cuh"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+/// One unit's stretch of places in a thread block.
+struct Segment {
+  ListWork work{};
+  int part = 0, list = 0, unit = 0;
+  int first_vector = 0, vectors = 0;    ///< of the tile
+  int arrival = 0;                      ///< index of the unit's counter
+  std::int64_t row0 = 0;                ///< first query row of the part
+  std::int64_t oldest = 0;              ///< position of the part's first query row
+  int begin = 0, end = 0;               ///< places inside the unit
+  int first_block = 0, last_block = 0;  ///< thread blocks that share the unit
+  bool is_last = false;                 ///< of the thread block's segments
+};
+
+/// The segment at walk.place, which is not the walk's end; moves the walk behind it. `vectors`: of
+/// a tile.
+template <class Ref>
+__device__ __forceinline__ void next_segment(const AttendCall<Ref>& call, int vectors, Walk& walk,
+                                             Segment& out) {
+  const int lists = call.r.shape.rows, place = walk.place;
+#pragma unroll 1
+  for (;;) {
+    if (!walk.knows_list) walk.work = list_work(call, walk.list, vectors);
+    walk.knows_list = true;
+    const int own = walk.work.places * walk.work.units;
+    if (place < walk.list_begin + own) break;
+    walk.list_begin += own;
+    walk.units_before += walk.work.units;
+    if (lists == 1 || walk.list % lists == lists - 1) walk.rows_before += walk.work.rows;
+    ++walk.list;
+    walk.knows_list = false;
+  }
+  Segment s;
+  s.work = walk.work;
+  s.part = lists == 1 ? walk.list : walk.list / lists;
+  s.list = walk.list - s.part * lists;
+  const int inside = place - walk.list_begin;
+  const int unit_tile = inside / s.work.places;
+  s.begin = inside - unit_tile * s.work.places;
+  const int left = walk.end - place;
+  s.end = left < s.work.places - s.begin ? s.begin + left : s.work.places;
+  const int unit = s.work.tiles == 1 ? unit_tile : unit_tile / s.work.tiles;
+  s.unit = s.list * call.r.shape.units_per_row + unit;
+  s.first_vector = (unit_tile - unit * s.work.tiles) * vectors;
+  const int rest = s.work.rows * call.group - s.first_vector;
+  s.vectors = rest < vectors ? rest : vectors;
+  s.arrival = walk.units_before + unit_tile;
+  s.row0 = walk.rows_before;
+  const int unit_begin = place - s.begin;
+  const int block = static_cast<int>(blockIdx.x);
+  s.first_block = s.begin == 0 ? block : walk.block_of(unit_begin);
+  s.last_block = s.end == s.work.places ? block : walk.block_of(unit_begin + s.work.places - 1);
+  walk.place = place + (s.end - s.begin);
+  s.is_last = walk.place >= walk.end;
+  out = s;
+}
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -1,0 +1,228 @@
+/// How the thread blocks of one fixed grid share an attend call, decided on the device from the
+/// lengths that lie there, so that a captured launch serves any lengths.
+///
+/// Work is laid out on one line: part after part, list after list, unit after unit, tile of query
+/// vectors after tile. A unit's stretch is one place per entry that is read decoded, then
+/// `exact_places` places per block of exact tokens. Thread block b of B takes the places
+/// from total / B * b on, the first total % B of them one more.
+#pragma once
+
+#include <cstdint>
+
+#include "terse/cache/attention.hpp"
+#include "terse/config.hpp"
+#include "terse/core/head_rows.hpp"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+/// Everything a kernel of one attend call is given. Pointers are the device's.
+template <class Ref>
+struct AttendCall {
+  Ref r;
+  const StepPart* parts;  // [part]
+  int num_parts;
+  HeadRows queries;
+  MutableHeadRows output;
+  float* lse_ln;
+  AttendParams params;
+  int group;    // query heads of a KV head
+  float scale;  // of the logits, in units of log2
+  int exact_places;
+  float* partial_sums;     // [2 * grid, vector, width]
+  float2* partial_states;  // [2 * grid, vector]: {base, denominator}
+  unsigned* arrivals;      // [part, unit, tile]: zero between calls
+};
+
+/// One list of entries of one part: the same for all units and tiles that share it.
+struct ListWork {
+  int sequence = 0;
+  int rows = 0;          ///< query rows of the part
+  int decoded = 0;       ///< leading entries that some row reads decoded
+  int plain_end = 0;     ///< leading entries that every row reads decoded and whole, but for masks
+  int exact_first = 0;   ///< first entry that some row may read exactly
+  int exact_blocks = 0;  ///< such entries
+  int exact_items = 0;   ///< exact_blocks, and one more for the sinks
+  int exact_place = 0;   ///< of the tail, where exact_first's copies lie
+  int exact_position = 0;  ///< of the first token of exact_first
+  int origin = 0;
+  int oldest = 0;  ///< position of the first query row
+  int places = 0;
+  int units = 0;  ///< units times tiles
+  int tiles = 0;
+};
+
+template <class Ref>
+[[nodiscard]] __device__ ListWork list_work(const AttendCall<Ref>& call, int index,
+                                            int tile_vectors) {
+  const Ref& r = call.r;
+  const int part = r.shape.rows == 1 ? index : index / r.shape.rows;
+  const int list = r.shape.rows == 1 ? 0 : index - part * r.shape.rows;
+  const StepPart step = call.parts[part];
+  const int i = step.sequence.index;
+  const bool in_range = i >= 0 && i < r.shape.sequences;
+  const int safe = in_range ? i : 0;
+  // All loads before the first decision, so that they wait for memory together.
+  const SequenceRecord sequence = r.sequences[safe];
+  const GridRecord grid = r.grids[safe];
+  const int count = clamp(r.entry_count(safe, list), 0, r.shape.entries);
+
+  ListWork w;
+  w.rows = step.tokens > 0 ? step.tokens : 0;
+  if (w.rows == 0) return w;
+  w.tiles = ceil_div(w.rows * call.group, tile_vectors);
+  w.units = r.shape.units_per_row * w.tiles;
+  w.places = 1;  // a row that sees nothing is written too
+  if (!in_range || sequence.alive == 0 || sequence.generation != step.sequence.generation) {
+    w.sequence = -1;
+    return w;
+  }
+  w.sequence = i;
+  // Positions are below 2^31; divisions of 64 bits would cost more than all else here.
+  const int visible = static_cast<int>(sequence.length_tokens) + sequence.pending_tokens;
+  w.oldest = visible - w.rows;
+  if (visible <= 0 || count <= 0) return w;
+  const int origin = static_cast<int>(grid.origin);
+  const int newest = visible - 1;
+  const int oldest = w.oldest > 0 ? w.oldest : 0;
+  // A row's newest entries are the grid's newest blocks, one each.
+  const int newest_block = (newest - origin) >> 6;
+  static_assert(block_tokens == 64);
+  const auto entry_of = [&](int position) {
+    return clamp(count - 1 - newest_block + ((position - origin) >> 6), 0, count);
+  };
+  if (r.shape.open) {
+    w.decoded = count;
+    w.plain_end = call.params.causal ? entry_of(oldest + 1) : count;
+  } else {
+    const int exact_begin = static_cast<int>(grid.exact_begin);
+    const int granule = r.shape.tail.granule_tokens;
+    const auto sealed_before = [&](int position) {  // as KVCacheRef::sealed_before
+      const int old = position - origin + 1 - r.shape.tail.min_tokens;
+      const int whole = old <= 0 ? 0 : (granule == 64 ? old & ~63 : old / granule * granule);
+      return origin + whole > exact_begin ? origin + whole : exact_begin;
+    };
+    const int sealed = sealed_before(oldest);
+    w.decoded = w.rows == 1 ? entry_of(sealed) : entry_of(sealed_before(newest));
+    w.plain_end = entry_of(sealed);
+    w.exact_first = entry_of(sealed);
+    w.exact_blocks = count - w.exact_first;
+    // Blocks that are not sealed lie in the order of the grid, whatever the evictor.
+    const int block = newest_block - (w.exact_blocks - 1);
+    w.origin = origin;
+    w.exact_position = origin + block * block_tokens;
+    w.exact_place = block % r.shape.ring_blocks;
+  }
+  w.exact_items = w.exact_blocks + (r.shape.tail.sink_tokens > 0 ? 1 : 0);
+  w.places = w.decoded + w.exact_items * call.exact_places;
+  if (w.places < 1) w.places = 1;
+  return w;
+}
+
+/// A thread block's way along the line, list after list. Places are counted in 32 bits; the host
+/// refuses calls that could have more.
+struct Walk {
+  int place = 0;  ///< next one
+  int end = 0;
+  int each = 0;  ///< places of a thread block: the first `longer` have one more
+  int longer = 0;
+  int list = 0;             ///< part * lists + list
+  bool knows_list = false;  ///< whether `work` is that of `list`
+  int list_begin = 0;       ///< its first place
+  int units_before = 0;     ///< units times tiles of earlier lists
+  int rows_before = 0;      ///< query rows of earlier parts
+  ListWork work{};
+
+  [[nodiscard]] __device__ int first_place(int block) const {
+    return each * block + (block < longer ? block : longer);
+  }
+  /// The thread block that has `place`.
+  [[nodiscard]] __device__ int block_of(int place_of_unit) const {
+    const unsigned in_longer = static_cast<unsigned>(each + 1) * static_cast<unsigned>(longer);
+    const auto p = static_cast<unsigned>(place_of_unit);
+    return p < in_longer ? static_cast<int>(p / static_cast<unsigned>(each + 1))
+                         : longer + static_cast<int>((p - in_longer) / static_cast<unsigned>(each));
+  }
+};
+
+struct WorkScratch {
+  int places[32];
+  int units[32];
+  int rows[32];
+};
+
+/// Sets `walk` (shared memory) to the calling thread block's share. By all its threads, which meet
+/// at the end; false where there is none.
+template <int Threads, class Ref>
+[[nodiscard]] __device__ bool divide_work(const AttendCall<Ref>& call, int tile_vectors,
+                                          WorkScratch& scratch, Walk& walk) {
+  const int per_part = call.r.shape.rows;
+  const int lists = call.num_parts * per_part;
+  const int per_thread = ceil_div(lists, Threads);
+  const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
+  const int first = thread * per_thread;
+  const int last = first + per_thread < lists ? first + per_thread : lists;
+  int places = 0, units = 0, rows = 0;
+  ListWork w;
+#pragma unroll 1
+  for (int i = first; i < last; ++i) {
+    w = list_work(call, i, tile_vectors);
+    places += w.places * w.units;
+    units += w.units;
+    if (per_part == 1 || i % per_part == per_part - 1) rows += w.rows;
+  }
+  int places_to = places, units_to = units, rows_to = rows;
+#pragma unroll
+  for (int d = 1; d < 32; d *= 2) {
+    const int p = __shfl_up_sync(~0u, places_to, d);
+    const int u = __shfl_up_sync(~0u, units_to, d), q = __shfl_up_sync(~0u, rows_to, d);
+    if (lane >= d) {
+      places_to += p;
+      units_to += u;
+      rows_to += q;
+    }
+  }
+  if (lane == 31) {
+    scratch.places[warp] = places_to;
+    scratch.units[warp] = units_to;
+    scratch.rows[warp] = rows_to;
+  }
+  __syncthreads();
+  int total = 0, places_before = places_to - places;
+  int units_before = units_to - units, rows_before = rows_to - rows;
+#pragma unroll
+  for (int i = 0; i < Threads / 32; ++i) {
+    if (i < warp) {
+      places_before += scratch.places[i];
+      units_before += scratch.units[i];
+      rows_before += scratch.rows[i];
+    }
+    total += scratch.places[i];
+  }
+  Walk own;
+  // A thread block with fewer places than warps would leave warps idle, and one more to merge.
+  const int block = static_cast<int>(blockIdx.x), useful = ceil_div(total, Threads / 32);
+  const int blocks = useful < static_cast<int>(gridDim.x) ? useful : static_cast<int>(gridDim.x);
+  own.each = total / blocks;
+  own.longer = total - own.each * blocks;
+  own.place = block < blocks ? own.first_place(block) : total;
+  own.end = block < blocks ? own.first_place(block + 1) : total;
+  if (places_before <= own.place && own.place < places_before + places && own.place < own.end) {
+    own.list = first;
+    own.knows_list = per_thread == 1;
+    own.list_begin = places_before;
+    own.units_before = units_before;
+    own.rows_before = rows_before;
+    own.work = w;
+    walk = own;
+  }
+  __syncthreads();
+  return own.place < own.end;
+}
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

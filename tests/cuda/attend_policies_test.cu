@@ -1,0 +1,147 @@
+/// Attention on the device with evictors, forks, layouts, parameters and a user's codec.
+#include <cmath>
+
+#include "cuda/attend_check.cuh"
+
+using namespace terse;
+using namespace terse::tests;
+
+/// A codec that no kernel knows: bf16, token by token.
+struct UserCodec {
+  static constexpr Granularity granularity = Granularity::per_token;
+  TERSE_HOST_DEVICE static constexpr Record record(Side, int width) noexcept {
+    Record r;
+    r.add(static_cast<std::size_t>(width) * block_tokens * 2);
+    return r;
+  }
+  TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
+                                             std::byte* block) noexcept {
+    for (int c = 0; c < context.width; ++c) {
+      const BF16 b = to_bf16(x[c]);
+      std::memcpy(block + (token * context.width + c) * 2, &b, 2);
+    }
+  }
+  TERSE_HOST_DEVICE static float decode(const CodecContext& context, const std::byte* block,
+                                        int token, int channel) noexcept {
+    BF16 b;
+    std::memcpy(&b, block + (token * context.width + channel) * 2, 2);
+    return to_float(b);
+  }
+};
+
+namespace {
+
+using Dims = cuda::HeadDims<64, 128>;
+
+CacheConfig config(int query_heads, int kv_heads, int head_dim, int max_tokens) {
+  return {.num_layers = 1,
+          .num_query_heads = query_heads,
+          .num_kv_heads = kv_heads,
+          .head_dim = head_dim,
+          .max_sequences = 3,
+          .max_tokens = max_tokens,
+          .max_step_tokens = 128};
+}
+
+template <class L, class P>
+void check_parameters(Driver<L, P>& d, SequenceId s) {
+  std::vector<float> sinks(static_cast<std::size_t>(d.shape().query_heads), 1.5f);
+  AttendParams p;
+  check_rows<Dims>(d, s, 3, p);
+  p.softmax_scale = 0.31f;
+  check_rows<Dims>(d, s, 3, p);
+  p.logit_soft_cap = 5.0f;
+  check_rows<Dims>(d, s, 1, p);
+  p = {};
+  p.sliding_window_tokens = 150;
+  check_rows<Dims>(d, s, 3, p);
+  p = {};
+  p.causal = false;
+  check_rows<Dims>(d, s, 4, p);
+  p = {};
+  p.sink_logits = sinks.data();
+  check_rows<Dims>(d, s, 2, p);
+}
+
+}  // namespace
+
+TEST_CASE("attend parameters on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Driver<PagedLayout<>, Kivi2> d(config(4, 2, 64, 512));
+  SequenceId s = d.create();
+  REQUIRE(d.fill(s, 444, 100).ok());
+  check_parameters(d, s);
+  Driver<ContiguousLayout, Int8> e(config(4, 2, 64, 512));
+  s = e.create();
+  REQUIRE(e.fill(s, 444, 100).ok());
+  check_parameters(e, s);
+}
+
+TEST_CASE("exact sinks on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  PolicyConfig<PolicyOf<Kivi2>> p;
+  p.tail = TailSpec{.min_tokens = 70, .granule_tokens = 64, .sink_tokens = 5};
+  Driver<PagedLayout<>, Kivi2> d(config(4, 2, 64, 512), p);
+  const SequenceId s = d.create();
+  for (const int length : {3, 64, 150, 333}) {
+    REQUIRE(d.fill(s, length, 100).ok());
+    check_rows<Dims>(d, s, 1);
+    check_rows<Dims>(d, s, std::min(length, 40));
+  }
+}
+
+TEST_CASE("evicted tokens and per-head pages on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  using P = Compose<Int4Rotated, H2O>;
+  PolicyConfig<PolicyOf<P>> p;
+  p.eviction.heavy_tokens = 90;
+  p.eviction.recent_tokens = 60;
+  Driver<PagedLayout<HeadPaging::per_head>, P> d(config(4, 2, 64, 1024), p);
+  const SequenceId s = d.create();
+  for (int i = 0; i < 6; ++i) {
+    REQUIRE(d.fill(s, 150 * (i + 1), 75).ok());
+    const Attended seen = d.attend(s, 75, Path::vectorised, {}, true);
+    REQUIRE(seen.status.ok());
+    const StepPart part{s, 75};
+    REQUIRE(
+        d.cache.observe(0, {&part, 1}, {seen.column_sums.data(), seen.column_sums.size()}).ok());
+    REQUIRE(d.cache.evict(s).ok());
+    check_rows<Dims>(d, s, 1);
+    check_rows<Dims>(d, s, 4);
+    if (i % 2 == 1) {
+      REQUIRE(d.cache.compact(s, true).ok());
+      check_rows<Dims>(d, s, 2);
+    }
+  }
+}
+
+TEST_CASE("forks and truncated sequences on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Driver<PagedLayout<>, Kivi2> d(config(4, 2, 128, 1024));
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 500, 100).ok());
+  const auto twin = d.cache.fork(s);
+  REQUIRE(twin.ok());
+  REQUIRE(d.fill(*twin, 700, 128, 2).ok());
+  REQUIRE(d.cache.truncate(s, 222).ok());
+  REQUIRE(d.fill(s, 290, 50).ok());
+  check_rows<Dims>(d, s, 1);
+  check_rows<Dims>(d, *twin, 30);
+}
+
+TEST_CASE("a user's codec on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  using R = KVCacheRef<PagedLayout<>, PolicyOf<Compose<UserCodec>>>;
+  static_assert(!cuda::is_specialized<R, 64>);
+  Driver<PagedLayout<>, Compose<UserCodec>> d(config(4, 2, 64, 512));
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 300, 100).ok());
+  check_rows<Dims>(d, s, 1);
+  check_rows<Dims>(d, s, 7);
+  AttendParams params;
+  params.require_specialized = true;
+  const StepPart part{s, 1};
+  const Attended refused = run_on_device<Dims>(d.cache.layer(0), d.buffers.view(), {&part, 1},
+                                               query_rows(d.shape(), 5, 299, 1), params);
+  CHECK(refused.status.code == StatusCode::unsupported);
+}

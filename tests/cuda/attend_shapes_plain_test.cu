@@ -1,0 +1,2 @@
+#define TERSE_TEST_POLICIES Identity, Fp8
+#include "cuda/attend_shapes.cuh"
