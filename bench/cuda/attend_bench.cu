@@ -67,8 +67,9 @@ void attend_rows(benchmark::State& state, const BatchShape& batch) {
       stored * 1e-9, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
   state.counters["of_ceiling"] =
       benchmark::Counter(stored / read_ceiling(), benchmark::Counter::kIsIterationInvariantRate);
-  state.SetLabel(cuda::is_specialized<typename DeviceCache<Policy>::Ref, 128> ? "specialized"
-                                                                              : "decode");
+  using Ref = typename DeviceCache<Policy>::Ref;
+  state.SetLabel(std::string(cuda::key_kernel_name<Ref, 128>()) + " x " +
+                 cuda::value_kernel_name<Ref, 128>());
 }
 
 BatchShape uniform(int batch, int tokens, int query_heads, int kv_heads) {

@@ -26,11 +26,16 @@ void check_against_oracle(const Ref& r, const Buffers& host, Span<const StepPart
                           const std::vector<float>& queries, const AttendParams& params = {}) {
   const Attended slow = run_attend(r, parts, queries, Path::oracle, params);
   REQUIRE(slow.status.ok());
-  const Attended fast = run_on_device<Dims>(r, host, parts, queries, params);
-  INFO(fast.status.text << " " << fast.status.detail);
-  REQUIRE(fast.status.ok());
-  CHECK(relative_l2(fast.output, slow.output) < device_tolerance);
-  CHECK(largest_difference(fast.lse_ln, slow.lse_ln) < 5e-3);
+  // With all thread blocks a small shape is one block a warp; with few, warps go round their rings,
+  // windows and segments.
+  for (const int thread_blocks : {0, 1, 5}) {
+    const Attended fast =
+        run_on_device<Dims>(r, host, parts, queries, params, {.thread_blocks = thread_blocks});
+    INFO(fast.status.text << " " << fast.status.detail << ", thread blocks " << thread_blocks);
+    REQUIRE(fast.status.ok());
+    CHECK(relative_l2(fast.output, slow.output) < device_tolerance);
+    CHECK(largest_difference(fast.lse_ln, slow.lse_ln) < 5e-3);
+  }
 }
 
 template <class Dims, class D>

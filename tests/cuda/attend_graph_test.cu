@@ -127,6 +127,47 @@ TEST_CASE("stale handles and left-out parts on the device", "[cuda][graph]") {
                                              slow.output.end()}) < device_tolerance);
 }
 
+TEST_CASE("calls of different shapes take turns with one workspace", "[cuda][graph]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  D d(config());
+  const std::vector<StepPart> parts = {{d.create(), 1}, {d.create(), 1}, {d.create(), 1}};
+  for (const StepPart& part : parts) REQUIRE(d.fill(part.sequence, 1500, 128).ok());
+  Step step(d, parts, queries_of(d, parts));
+  cuda::AttendInputs one = step.in;
+  one.num_parts = one.num_rows = 1;
+  const Attended slow = run_attend(d.cache.layer(0), {parts.data(), parts.size()},
+                                   queries_of(d, parts), Path::oracle);
+  for (int turn = 0; turn < 3; ++turn) {
+    REQUIRE(cuda::attend<Dims>(step.view, one, step.out, step.workspace.span(), {}, nullptr).ok());
+    REQUIRE(cudaMemset(step.output.as<float>(), 0xff, step.output.span().size()) == cudaSuccess);
+    REQUIRE(
+        cuda::attend<Dims>(step.view, step.in, step.out, step.workspace.span(), {}, nullptr).ok());
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(relative_l2(step.output.to_host<float>(), slow.output) < device_tolerance);
+  }
+}
+
+TEST_CASE("parts that the caller has no rows for are left out", "[cuda][graph]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  D d(config());
+  std::vector<StepPart> parts = {{d.create(), 1}, {d.create(), 1}};
+  REQUIRE(d.fill(parts[0].sequence, 200, 128).ok());
+  REQUIRE(d.fill(parts[1].sequence, 300, 128).ok());
+  const auto queries = queries_of(d, parts);
+  const Attended slow =
+      run_attend(d.cache.layer(0), {parts.data(), parts.size()}, queries, Path::oracle);
+  parts[1].tokens = 100;
+  Step step(d, parts, queries);
+  REQUIRE(
+      cuda::attend<Dims>(step.view, step.in, step.out, step.workspace.span(), {}, nullptr).ok());
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  const auto output = step.output.to_host<float>();
+  const auto half = static_cast<std::ptrdiff_t>(output.size() / 2);
+  CHECK(relative_l2({output.begin(), output.begin() + half},
+                    {slow.output.begin(), slow.output.begin() + half}) < device_tolerance);
+  CHECK(std::all_of(output.begin() + half, output.end(), [](float x) { return x != x; }));
+}
+
 TEST_CASE("what the host can see is refused on the host", "[cuda][graph]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   D d(config());

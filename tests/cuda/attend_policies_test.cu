@@ -1,5 +1,6 @@
 /// Attention on the device with evictors, forks, layouts, parameters and a user's codec.
 #include <cmath>
+#include <string>
 
 #include "cuda/attend_check.cuh"
 
@@ -126,13 +127,81 @@ TEST_CASE("forks and truncated sequences on the device", "[cuda][attend]") {
   REQUIRE(d.cache.truncate(s, 222).ok());
   REQUIRE(d.fill(s, 290, 50).ok());
   check_rows<Dims>(d, s, 1);
+  check_rows<Dims>(d, s, 90);  // back to the beginning of the new grid
   check_rows<Dims>(d, *twin, 30);
+}
+
+TEST_CASE("rows older than a truncated sequence's new grid on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Driver<PagedLayout<>, Kivi2> d(config(4, 2, 64, 1024));
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 500, 100).ok());
+  REQUIRE(d.cache.truncate(s, 200).ok());
+  for (const int rows : {1, 20, 128}) check_rows<Dims>(d, s, rows);
+}
+
+TEST_CASE("blocks evicted between exact ones on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  using P = Compose<Kivi2, SinkWindow>;
+  PolicyConfig<PolicyOf<P>> p;
+  p.eviction.sink_tokens = 4;
+  SECTION("one row, after a truncation into a gap") {
+    p.eviction.window_tokens = 100;
+    Driver<PagedLayout<>, P> d(config(4, 2, 64, 1024), p);
+    const SequenceId s = d.create();
+    REQUIRE(d.fill(s, 600, 100).ok());
+    REQUIRE(d.cache.evict(s).ok());
+    REQUIRE(d.cache.truncate(s, 505).ok());
+    for (int i = 0; i < 10; ++i) {
+      check_rows<Dims>(d, s, 1);
+      REQUIRE(d.step(s, 1).ok());
+    }
+  }
+  SECTION("several rows, on a grid that does not begin at zero") {
+    p.eviction.window_tokens = 20;
+    Driver<PagedLayout<>, P> d(config(4, 2, 64, 1024), p);
+    const SequenceId s = d.create();
+    REQUIRE(d.fill(s, 900, 128).ok());
+    REQUIRE(d.cache.truncate(s, 100).ok());
+    REQUIRE(d.fill(s, 400, 128).ok());
+    REQUIRE(d.cache.evict(s).ok());
+    const StepPart part{s, 128};
+    const auto queries = query_rows(d.shape(), 5, 400 - 128, 128);
+    const Attended slow = run_attend(d.cache.layer(0), {&part, 1}, queries, Path::oracle);
+    if (slow.status.ok()) check_rows<Dims>(d, s, 128);
+    check_rows<Dims>(d, s, 1);
+  }
+}
+
+TEMPLATE_TEST_CASE("masked blocks that come in two parts on the device", "[cuda][attend]",
+                   (Compose<Int8, H2O>), (Compose<Identity, H2O>)) {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  PolicyConfig<PolicyOf<TestType>> p;
+  p.eviction.heavy_tokens = 400;
+  p.eviction.recent_tokens = 60;
+  Driver<PagedLayout<>, TestType> d(config(16, 2, 128, 2048), p);
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 1500, 100).ok());
+  AttendParams window;
+  window.sliding_window_tokens = 300;
+  check_rows<Dims>(d, s, 1, window);
+  check_rows<Dims>(d, s, 2, window);
+  const Attended seen = d.attend(s, 75, Path::vectorised, {}, true);
+  const StepPart part{s, 75};
+  REQUIRE(d.cache.observe(0, {&part, 1}, {seen.column_sums.data(), seen.column_sums.size()}).ok());
+  REQUIRE(d.cache.evict(s).ok());
+  check_rows<Dims>(d, s, 1);
+  check_rows<Dims>(d, s, 100);
 }
 
 TEST_CASE("a user's codec on the device", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   using R = KVCacheRef<PagedLayout<>, PolicyOf<Compose<UserCodec>>>;
   static_assert(!cuda::is_specialized<R, 64>);
+  CHECK(std::string(cuda::key_kernel_name<R, 64>()) == "decode");
+  using K = KVCacheRef<PagedLayout<>, PolicyOf<Kivi2>>;
+  CHECK(std::string(cuda::key_kernel_name<K, 64>()) == "affine_2_bit_per_channel");
+  CHECK(std::string(cuda::value_kernel_name<K, 64>()) == "affine_2_bit_per_token");
   Driver<PagedLayout<>, Compose<UserCodec>> d(config(4, 2, 64, 512));
   const SequenceId s = d.create();
   REQUIRE(d.fill(s, 300, 100).ok());

@@ -80,7 +80,8 @@ struct DeviceBuffers {
 /// run_attend on the device, over a copy of `host`'s buffers.
 template <class Dims, class Ref>
 Attended run_on_device(const Ref& r, const Buffers& host, Span<const StepPart> parts,
-                       const std::vector<float>& queries, AttendParams params = {}) {
+                       const std::vector<float>& queries, AttendParams params = {},
+                       const cuda::AttendLimits& limits = {}) {
   std::size_t rows = 0;
   for (const StepPart& part : parts) rows += static_cast<std::size_t>(part.tokens);
   const DeviceBuffers device(host);
@@ -111,7 +112,7 @@ Attended run_on_device(const Ref& r, const Buffers& host, Span<const StepPart> p
   const DeviceBytes workspace(*need);
   result.status = cuda::clear_workspace(workspace.span(), nullptr);
   if (result.status.ok()) {
-    result.status = cuda::attend<Dims>(view, in, out, workspace.span(), params, nullptr);
+    result.status = cuda::attend<Dims>(view, in, out, workspace.span(), params, nullptr, limits);
   }
   if (result.status.ok()) {
     result.status = cuda::to_status(cudaDeviceSynchronize(), "the kernel failed");

@@ -26,7 +26,8 @@ namespace cuda {
 struct AttendInputs {
   const StepPart* parts = nullptr;  ///< `[part]`, device memory
   int num_parts = 0;
-  int num_rows = 0;    ///< at least the sum of the parts' tokens
+  /// At least the sum of the parts' tokens; parts beyond it are left out.
+  int num_rows = 0;
   HeadRows queries{};  ///< `[row, query_head, head_dim]`, device memory
 };
 
@@ -34,6 +35,11 @@ struct AttendInputs {
 struct AttendOutputs {
   MutableHeadRows output{};
   float* lse_ln = nullptr;
+};
+
+/// What an attend call may take of the device. Results differ by rounding only.
+struct AttendLimits {
+  int thread_blocks = 0;  ///< most that work, to leave multiprocessors to others; 0: all that fit
 };
 
 /// Head dimensions for which kernels are compiled. Each one costs compile time.
@@ -83,23 +89,23 @@ template <class Ref>
 }
 
 struct Workspace {
-  std::size_t sums_offset, states_offset, bytes;
+  std::size_t states_offset, counters_offset, bytes;
 };
 
-/// Counters first, then partial results of `grid` thread blocks.
+/// Partial results first, of a size that depends on device and head dimension only, so that calls
+/// of any shapes may take turns; then the counters.
 template <class Ref>
 [[nodiscard]] Workspace workspace_of(const Ref& r, const AttendInputs& in, int grid) noexcept {
-  const auto width = static_cast<std::size_t>(r.shape.head_dim);
-  const int group = r.shape.query_heads / r.shape.kv_heads;
-  const int vectors = 8 * tiles_for(r.shape.head_dim, most_vectors(r, in));
-  const auto counters =
-      static_cast<std::size_t>(ceil_div(in.num_rows * group, vectors) + in.num_parts) *
-      static_cast<std::size_t>(r.shape.unit.units);
-  const std::size_t slots = static_cast<std::size_t>(2 * grid) * static_cast<std::size_t>(vectors);
+  constexpr std::size_t vectors = 16, tile = 8;  // at most, and at least
+  const std::size_t slots = static_cast<std::size_t>(2 * grid) * vectors;
+  const auto rows = static_cast<std::size_t>(in.num_rows) *
+                    static_cast<std::size_t>(r.shape.query_heads / r.shape.kv_heads);
+  const std::size_t counters = (ceil_div(rows, tile) + static_cast<std::size_t>(in.num_parts)) *
+                               static_cast<std::size_t>(r.shape.unit.units);
   Workspace w;
-  w.sums_offset = round_up(counters * sizeof(unsigned), std::size_t{128});
-  w.states_offset = w.sums_offset + slots * width * sizeof(float);
-  w.bytes = w.states_offset + slots * sizeof(float2);
+  w.states_offset = slots * static_cast<std::size_t>(r.shape.head_dim) * sizeof(float);
+  w.counters_offset = w.states_offset + slots * sizeof(float2);
+  w.bytes = w.counters_offset + counters * sizeof(unsigned);
   return w;
 }
 
@@ -114,7 +120,7 @@ template <class Ref>
 
 template <class Ref>
 [[nodiscard]] Status check_attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
-                                  const AttendParams& params) noexcept {
+                                  const AttendParams& params, const AttendLimits& limits) noexcept {
   using Policy = typename Ref::policy;
   if (in.num_parts < 1 || in.num_parts > r.shape.sequences || in.num_rows < 1) {
     return error(StatusCode::invalid_argument,
@@ -154,6 +160,10 @@ template <class Ref>
                  "terse::cuda::attend: one call would have more than 2^31 blocks to visit; call "
                  "with fewer rows at a time");
   }
+  if (limits.thread_blocks < 0) {
+    return error(StatusCode::invalid_argument, "terse::cuda::attend: a limit is negative",
+                 limits.thread_blocks);
+  }
   const auto is_bad = [](float x) { return !(x >= 0.0f) || !is_finite(x); };
   if (is_bad(params.softmax_scale) || is_bad(params.logit_soft_cap) ||
       params.sliding_window_tokens < 0) {
@@ -167,10 +177,13 @@ template <class Ref>
 template <class Config>
 [[nodiscard]] Status launch_attend(const typename Config::Ref& r, const AttendInputs& in,
                                    const AttendOutputs& out, const AttendParams& params,
-                                   Span<std::byte> workspace, cudaStream_t stream) noexcept {
+                                   Span<std::byte> workspace, cudaStream_t stream,
+                                   const AttendLimits& limits) noexcept {
   int multiprocessors = 0;
   if (Status s = count_multiprocessors(&multiprocessors); !s.ok()) return s;
-  const int grid = multiprocessors * Config::blocks_per_multiprocessor;
+  const int fit = multiprocessors * Config::blocks_per_multiprocessor;
+  const int grid =
+      limits.thread_blocks > 0 && limits.thread_blocks < fit ? limits.thread_blocks : fit;
   const Workspace w = workspace_of(r, in, max_blocks_per_multiprocessor * multiprocessors);
   if (workspace.data() == nullptr || workspace.size() < w.bytes) {
     return error(StatusCode::buffer_too_small,
@@ -178,12 +191,17 @@ template <class Config>
                  "detail: bytes needed",
                  static_cast<std::int64_t>(w.bytes));
   }
+  if (reinterpret_cast<std::uintptr_t>(workspace.data()) % 128 != 0) {
+    return error(StatusCode::misaligned,
+                 "terse::cuda::attend: the workspace must be 128-byte aligned");
+  }
   constexpr int bytes = static_cast<int>(sizeof(typename AttendKernel<Config>::Shared));
   constexpr float log2e = 1.4426950408889634f;
   AttendCall<typename Config::Ref> call{};
   call.r = r;
   call.parts = in.parts;
   call.num_parts = in.num_parts;
+  call.num_rows = in.num_rows;
   call.queries = in.queries;
   call.output = out.output;
   call.lse_ln = out.lse_ln;
@@ -195,8 +213,8 @@ template <class Config>
   call.exact_places =
       static_cast<int>((r.shape.tail_block_bytes + r.shape.unit_bytes / 2) / r.shape.unit_bytes);
   call.exact_places = clamp(call.exact_places, 1, 64);
-  call.arrivals = reinterpret_cast<unsigned*>(workspace.data());
-  call.partial_sums = reinterpret_cast<float*>(workspace.data() + w.sums_offset);
+  call.arrivals = reinterpret_cast<unsigned*>(workspace.data() + w.counters_offset);
+  call.partial_sums = reinterpret_cast<float*>(workspace.data());
   call.partial_states = reinterpret_cast<float2*>(workspace.data() + w.states_offset);
   if (Status s = to_status(cudaFuncSetAttribute(attend_kernel<Config>,
                                                 cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
@@ -218,22 +236,41 @@ template <class Config>
                    "terse::cuda::attend: the launch failed");
 }
 
-/// Launches the kernel of the hardware whose code was loaded for this device.
+/// Launches the widest kernel of a kind of hardware whose shared memory suffices.
+template <int Width, int Tiles, Hardware H, class Ref>
+[[nodiscard]] Status launch_fitting(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
+                                    const AttendParams& params, Span<std::byte> workspace,
+                                    cudaStream_t stream, const AttendLimits& limits) noexcept {
+  using Config = DefaultConfig<Ref, Width, Tiles, H>;
+  if constexpr (sizeof(typename AttendKernel<Config>::Shared) <= most_shared_bytes(H)) {
+    return launch_attend<Config>(r, in, out, params, workspace, stream, limits);
+  } else if constexpr (Tiles > 1) {
+    return launch_fitting<Width, 1, H>(r, in, out, params, workspace, stream, limits);
+  } else {
+    return error(StatusCode::unsupported,
+                 "terse::cuda::attend: blocks of this policy and head dimension do not fit this "
+                 "device's shared memory; detail: the head dimension",
+                 Width);
+  }
+}
+
+/// Launches a kernel of the hardware whose code was loaded for this device.
 template <int Width, int Tiles, class Ref>
 [[nodiscard]] Status attend_tiles(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
                                   const AttendParams& params, Span<std::byte> workspace,
-                                  cudaStream_t stream) noexcept {
-  using Hopper = DefaultConfig<Ref, Width, Tiles, Hardware::hopper>;
-  using Portable = DefaultConfig<Ref, Width, Tiles, Hardware::portable>;
+                                  cudaStream_t stream, const AttendLimits& limits) noexcept {
+  using Any = DefaultConfig<Ref, Width, 1, Hardware::hopper>;
   cudaFuncAttributes attributes{};
-  if (Status s = to_status(cudaFuncGetAttributes(&attributes, attend_kernel<Hopper>),
+  if (Status s = to_status(cudaFuncGetAttributes(&attributes, attend_kernel<Any>),
                            "terse::cuda::attend: the program holds no code for this device");
       !s.ok()) {
     return s;
   }
-  return attributes.ptxVersion >= 90
-             ? launch_attend<Hopper>(r, in, out, params, workspace, stream)
-             : launch_attend<Portable>(r, in, out, params, workspace, stream);
+  return attributes.ptxVersion >= 90 && attributes.ptxVersion < 120
+             ? launch_fitting<Width, Tiles, Hardware::hopper>(r, in, out, params, workspace, stream,
+                                                              limits)
+             : launch_fitting<Width, Tiles, Hardware::portable>(r, in, out, params, workspace,
+                                                                stream, limits);
 }
 
 }  // namespace detail
@@ -242,6 +279,19 @@ template <int Width, int Tiles, class Ref>
 /// `Width`, rather than through the codec's `decode`.
 template <class Ref, int Width>
 inline constexpr bool is_specialized = detail::reads_codes<Ref, Width>;
+
+/// Names of the readers of keys and values that attend runs, for example
+/// "affine_2_bit_per_channel" or "decode".
+template <class Ref, int Width>
+[[nodiscard]] constexpr const char* key_kernel_name() noexcept {
+  return is_specialized<Ref, Width> ? detail::reader_name<typename Ref::policy::key_codec>()
+                                    : "decode";
+}
+template <class Ref, int Width>
+[[nodiscard]] constexpr const char* value_kernel_name() noexcept {
+  return is_specialized<Ref, Width> ? detail::reader_name<typename Ref::policy::value_codec>()
+                                    : "decode";
+}
 
 /// Bytes of the workspace of an attend call, exactly, on the current device.
 template <class Ref>
@@ -262,14 +312,16 @@ template <class Ref>
 /// Attention of the parts' query rows over everything their sequences hold, in the order of
 /// `stream`: one launch, no allocation, no synchronisation, capturable.
 ///
-/// `r` is a view with device pointers (rebase). `workspace`: attend_workspace_bytes, 128-byte
-/// aligned device memory, cleared once by clear_workspace, used by one call at a time. Rows that
-/// see nothing give zeros and lse_ln = -inf. Outputs are within 2e-3 of exact arithmetic on the
-/// decoded codes, relative L2 of a row (docs/arithmetic.md), and the same from run to run.
+/// `r` is a view with device pointers (rebase), and so are params.sink_logits. `workspace`:
+/// attend_workspace_bytes, 128-byte aligned device memory, cleared once by clear_workspace for
+/// caches of one head dimension, used by one call at a time. Rows that see nothing give zeros and
+/// lse_ln = -inf. Outputs are within 2e-3 of exact arithmetic on the decoded codes, relative L2
+/// (docs/arithmetic.md), and the same from run to run.
 template <class Dims = AllHeadDims, class Ref>
 Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
-              Span<std::byte> workspace, const AttendParams& params, cudaStream_t stream) noexcept {
-  if (Status s = detail::check_attend(r, in, out, params); !s.ok()) return s;
+              Span<std::byte> workspace, const AttendParams& params, cudaStream_t stream,
+              const AttendLimits& limits = {}) noexcept {
+  if (Status s = detail::check_attend(r, in, out, params, limits); !s.ok()) return s;
   const int tiles = detail::tiles_for(r.shape.head_dim, detail::most_vectors(r, in));
   Status status = error(StatusCode::unsupported,
                         "terse::cuda::attend: no kernel is compiled for this head dimension; "
@@ -279,17 +331,17 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
     if (r.shape.head_dim != Dim) return;
     if (params.require_specialized && !is_specialized<Ref, Dim>) {
       status = error(StatusCode::unsupported,
-                     "terse::cuda::attend: no specialised kernel reads this policy's codes; "
-                     "declare affine_format or plain_format, or drop require_specialized");
+                     "terse::cuda::attend: no specialised kernel reads this policy's codes at this "
+                     "head dimension (docs/cuda.md says which are read); drop require_specialized");
       return;
     }
     if constexpr (Dim <= 128) {
       if (tiles == 2) {
-        status = detail::attend_tiles<Dim, 2>(r, in, out, params, workspace, stream);
+        status = detail::attend_tiles<Dim, 2>(r, in, out, params, workspace, stream, limits);
         return;
       }
     }
-    status = detail::attend_tiles<Dim, 1>(r, in, out, params, workspace, stream);
+    status = detail::attend_tiles<Dim, 1>(r, in, out, params, workspace, stream, limits);
   };
   [&]<int... Dim>(HeadDims<Dim...>) { (try_dim.template operator()<Dim>(), ...); }
   (Dims{});

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cuda_runtime_api.h>
+#include <type_traits>
 
 #include "terse/cache/config.hpp"
 #include "terse/cache/ref.hpp"
@@ -19,7 +20,7 @@ namespace cuda {
 }
 
 /// The same view over a byte copy of the buffers: every pointer of `ref`, which points into `from`,
-/// moved to the same place of `to`. Nothing is copied.
+/// moved to the same place of `to`, whose buffers are 128-byte aligned too. Nothing is copied.
 template <class Ref>
 [[nodiscard]] Ref rebase(Ref ref, const Buffers& from, const Buffers& to) noexcept {
   const auto move = [&](auto*& pointer, const Span<std::byte>& old, const Span<std::byte>& now) {

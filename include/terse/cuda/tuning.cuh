@@ -23,11 +23,16 @@ inline constexpr int max_blocks_per_multiprocessor = 2;
 
 /// Which of the two sets of tunings a kernel is compiled for.
 enum class Hardware {
-  portable,  ///< sm_80 and newer: 99 KB of shared memory a thread block
-  hopper,    ///< sm_90 and newer: 227 KB, bulk copies
+  portable,  ///< sm_80 to sm_89, sm_120 and newer: 99 KB of shared memory a thread block
+  hopper,    ///< sm_90 to sm_119: 227 KB
 };
 
 namespace detail {
+
+/// Shared memory that a thread block may have.
+constexpr int most_shared_bytes(Hardware hardware) noexcept {
+  return hardware == Hardware::portable ? 99 * 1024 : 227 * 1024;
+}
 
 /// Shared bytes of a thread block beside its rings: exchange, queries, sums, segments, barriers.
 constexpr int fixed_bytes(int warps, int vectors, int width) noexcept {
@@ -39,7 +44,7 @@ constexpr int fixed_bytes(int warps, int vectors, int width) noexcept {
 constexpr bool fits(const AttendTuning& t, Hardware hardware, int place_bytes, int vectors,
                     int width) noexcept {
   const int block = t.warps * t.stages * place_bytes + fixed_bytes(t.warps, vectors, width);
-  if (hardware == Hardware::portable) return block <= 99 * 1024;
+  if (hardware == Hardware::portable) return block <= most_shared_bytes(hardware);
   return t.blocks_per_multiprocessor * (block + 1024) <= 228 * 1024;
 }
 

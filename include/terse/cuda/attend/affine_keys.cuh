@@ -57,8 +57,8 @@ struct AffineKeys {
   static constexpr int chunks_per_group = per_channel ? lane_chunks : lane_chunks / groups;
   static constexpr bool supported =
       Width % 16 == 0 && (per_channel ? format.group == 32 || format.group == 64
-                                      : groups == 1 || (Width % (32 * groups) == 0 &&
-                                                        (bits != 2 || Width % (64 * groups) == 0)));
+                                      : groups == 1 || (groups * format.group == Width &&
+                                                        format.group % (bits == 2 ? 64 : 32) == 0));
   using Order = AffineTokenOrder;
 
   struct Query {

@@ -79,7 +79,7 @@ struct AttendKernel : Results<Config> {
       Total total;
       clear(total);
       if (has_tokens) absorb(s, total);
-      if (s.first_block == s.last_block || meet(s, total)) store(s, total);
+      if (s.vectors > 0 && (s.first_block == s.last_block || meet(s, total))) store(s, total);
       if (is_last) break;
       __syncthreads();  // before segments and sums are written again
     }
@@ -89,7 +89,7 @@ struct AttendKernel : Results<Config> {
 template <class Config>
 __global__ void __launch_bounds__(Config::warps * 32, Config::blocks_per_multiprocessor)
     attend_kernel(const __grid_constant__ AttendCall<typename Config::Ref> call) {
-#if __CUDA_ARCH__ >= 900
+#if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200
   constexpr bool is_compiled = Config::hardware == Hardware::hopper;
 #else
   constexpr bool is_compiled = Config::hardware == Hardware::portable;

@@ -38,6 +38,26 @@ struct ReadersOf<Codec, Width, Tiles> {
   using Values = PlainValues<Codec, Width, Tiles>;
 };
 
+/// Name of the reader of a codec that has one.
+template <class Codec>
+consteval const char* reader_name() {
+  if constexpr (AffineCodec<Codec>) {
+    constexpr AffineFormat f = Codec::affine_format;
+    if (f.granularity == Granularity::per_channel) {
+      return f.bits == 2   ? "affine_2_bit_per_channel"
+             : f.bits == 4 ? "affine_4_bit_per_channel"
+                           : "affine_8_bit_per_channel";
+    }
+    return f.bits == 2   ? "affine_2_bit_per_token"
+           : f.bits == 4 ? "affine_4_bit_per_token"
+                         : "affine_8_bit_per_token";
+  } else if constexpr (PlainCodec<Codec>) {
+    return Codec::plain_format == PlainFormat::f16 ? "plain_f16" : "plain_e4m3";
+  } else {
+    return "decode";
+  }
+}
+
 template <class Reader>
 consteval bool reader_serves() {
   if constexpr (std::is_void_v<Reader>) {
@@ -150,8 +170,10 @@ class BlockSource<Config, Segment, true> {
       in_two ? (key_bytes > value_bytes ? key_bytes : value_bytes) : key_bytes + value_bytes;
   using Ring = BlockRing<Config::stages, place_bytes>;
   static constexpr int ring_bytes = Config::stages * place_bytes;
-  static constexpr int barriers_bytes = 128;  ///< and entries of the places
-  static_assert(Ring::barrier_bytes + 4 * Config::stages <= barriers_bytes);
+  static constexpr int barriers_bytes = 128;  ///< and entries of the blocks in flight
+  static constexpr int noted_blocks = 4;
+  static_assert(Ring::barrier_bytes + 4 * noted_blocks <= barriers_bytes &&
+                Config::stages < noted_blocks);
 
  public:
   static constexpr int shared_bytes = Config::warps * (ring_bytes + barriers_bytes);
@@ -178,15 +200,15 @@ class BlockSource<Config, Segment, true> {
 
   __device__ __forceinline__ BlockInfo wait(const AttendCall<Ref>&) {
     at_ = ring_.wait();
-    if constexpr (in_two) place_ = ring_.read_place();
+    ++waited_;
     const bool whole = (whole_ & 1u) != 0;
     whole_ >>= 1;
     --queued_;
     return {at_, whole};
   }
-  /// Of the block that was waited for last.
+  /// Of the block that was waited for last, after next_part.
   [[nodiscard]] __device__ __forceinline__ int entry() const {
-    return entries_[in_two ? place_ : ring_.read_place()];
+    return entries_[(waited_ - 1) % noted_blocks];
   }
   /// Keys have been read.
   __device__ __forceinline__ void next_part(const AttendCall<Ref>& call) {
@@ -195,6 +217,7 @@ class BlockSource<Config, Segment, true> {
       feed(call);
       at_ = ring_.wait();
     }
+    __syncwarp();  // lane 0 has noted the entry
   }
   [[nodiscard]] __device__ __forceinline__ std::uint32_t values() const {
     return in_two ? at_ : at_ + key_bytes;
@@ -215,7 +238,8 @@ class BlockSource<Config, Segment, true> {
       const bool whole = window_.is_full() && entry < whole_end_ && entry >= whole_begin_;
       whole_ |= (whole ? 1u : 0u) << queued_;
       ++queued_;
-      if (lane_ == 0) entries_[ring_.fetch_place()] = entry;
+      if (lane_ == 0) entries_[fed_ % noted_blocks] = entry;
+      ++fed_;
     }
     if constexpr (in_two) {
       ring_.fetch(second_part_ ? block + key_bytes : block, second_part_ ? value_bytes : key_bytes,
@@ -230,9 +254,10 @@ class BlockSource<Config, Segment, true> {
 
   Ring ring_;
   EntryWindow<Ref, Segment, Config::warps> window_;
-  int* entries_;        // [place], shared memory
-  unsigned whole_ = 0;  // queue of fetched blocks, a bit each
-  int queued_ = 0, place_ = 0;
+  int* entries_;                   // by number of the block, shared memory
+  unsigned whole_ = 0;             // queue of fetched blocks, a bit each
+  unsigned fed_ = 0, waited_ = 0;  // blocks
+  int queued_ = 0;
   int lane_;
   std::uint32_t at_ = 0;
   const std::byte* unit_pages_ = nullptr;

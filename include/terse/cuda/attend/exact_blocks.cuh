@@ -44,13 +44,7 @@ struct ExactBlocks : SealedBlocks<Config> {
     return sinks;
   }
 
-  /// Position of the first token of exact item `item`, which is not the sinks.
-  [[nodiscard]] __device__ int exact_position(const Segment& s, int item) const {
-    // Several rows reach back to sealed blocks, some of which an evictor may have taken out.
-    return s.work.rows == 1
-               ? s.work.exact_position + item * block_tokens
-               : call.r.first_position(s.work.sequence, s.unit, s.work.exact_first + item);
-  }
+  /// Where the exact copies of an item lie, or null where there are none.
   [[nodiscard]] __device__ const std::byte* exact_block(const Segment& s, int item) const {
     const std::byte* tail = call.r.unit_tail(s.work.sequence, s.unit);
     const ClassShape& shape = call.r.shape;
@@ -58,9 +52,13 @@ struct ExactBlocks : SealedBlocks<Config> {
       return tail + static_cast<std::size_t>(shape.ring_blocks) * shape.tail_block_bytes;
     }
     int place = s.work.exact_place + item;
-    if (s.work.rows > 1) place = (exact_position(s, item) - s.work.origin) / block_tokens;
-    place %= shape.ring_blocks;
-    return tail + static_cast<std::size_t>(place) * shape.tail_block_bytes;
+    if (!s.work.exact_in_order) {
+      // An evictor may have taken out blocks between.
+      const int first = call.r.first_position(s.work.sequence, s.unit, s.work.exact_first + item);
+      if (first < s.work.origin) return nullptr;
+      place = (first - s.work.origin) / block_tokens;
+    }
+    return tail + static_cast<std::size_t>(place % shape.ring_blocks) * shape.tail_block_bytes;
   }
 
   /// Exact items of a segment: the blocks from exact_first on, then the sinks.
@@ -80,6 +78,7 @@ struct ExactBlocks : SealedBlocks<Config> {
     const ExactItems items = exact_items(s);
     for (int item = items.first; item < items.end && item < s.work.exact_blocks; ++item) {
       const std::byte* block = exact_block(s, item);
+      if (block == nullptr) continue;
       for (int i = static_cast<int>(threadIdx.x) * 128; i < 4 * block_tokens * width;
            i += threads * 128) {
         asm volatile("prefetch.global.L2 [%0];" ::"l"(block + i));
@@ -100,11 +99,12 @@ struct ExactBlocks : SealedBlocks<Config> {
       const int pitch = is_sinks ? sink_block_tokens : block_tokens;
       const int entry = is_sinks ? -1 : s.work.exact_first + item;
       const std::byte* block = exact_block(s, item);
+      if (block == nullptr) continue;
       const typename Exact::Loads loads =
           Exact::load(block + quarter * 32, pitch,
                       block + call.r.shape.exact_value_offset(0, pitch) + quarter * 16 * width * 2);
       std::uint64_t masks[tiles][2];
-      if (s.work.rows == 1 && !is_sinks && call.params.sliding_window_tokens == 0) {
+      if (s.work.exact_in_order && !is_sinks && call.params.sliding_window_tokens == 0) {
         // Unsealed blocks hold their tokens in order, and the newest row sees all of them.
         const std::uint64_t live = call.r.live_mask(s.work.sequence, s.unit, entry);
 #pragma unroll

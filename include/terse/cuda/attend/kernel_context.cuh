@@ -36,7 +36,6 @@ struct KernelContext {
   static constexpr int slots = threads / quads;                 ///< threads that share a quad
   static constexpr int thread_vectors = ceil_div(vectors, slots);
   static constexpr int query_stride = width + 8;
-  using Exact = ExactTokens<width, tiles>;
 
   static constexpr int exchange_bytes =
       warps * tiles * 1024 > vectors* width * 4 ? warps* tiles * 1024 : vectors* width * 4;

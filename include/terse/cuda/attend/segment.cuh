@@ -56,6 +56,7 @@ __device__ __forceinline__ void next_segment(const AttendCall<Ref>& call, int ve
   s.vectors = rest < vectors ? rest : vectors;
   s.arrival = walk.units_before + unit_tile;
   s.row0 = walk.rows_before;
+  if (s.row0 + s.work.rows > call.num_rows) s.vectors = 0;  // the caller has no place for them
   const int unit_begin = place - s.begin;
   const int block = static_cast<int>(blockIdx.x);
   s.first_block = s.begin == 0 ? block : walk.block_of(unit_begin);

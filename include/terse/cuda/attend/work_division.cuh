@@ -24,6 +24,7 @@ struct AttendCall {
   Ref r;
   const StepPart* parts;  // [part]
   int num_parts;
+  int num_rows;  // rows that queries and output have room for
   HeadRows queries;
   MutableHeadRows output;
   float* lse_ln;
@@ -46,7 +47,8 @@ struct ListWork {
   int exact_blocks = 0;  ///< such entries
   int exact_items = 0;   ///< exact_blocks, and one more for the sinks
   int exact_place = 0;   ///< of the tail, where exact_first's copies lie
-  int exact_position = 0;  ///< of the first token of exact_first
+  /// One row, and its exact entries are the grid's newest blocks, one each.
+  bool exact_in_order = false;
   int origin = 0;
   int oldest = 0;  ///< position of the first query row
   int places = 0;
@@ -85,17 +87,20 @@ template <class Ref>
   w.oldest = visible - w.rows;
   if (visible <= 0 || count <= 0) return w;
   const int origin = static_cast<int>(grid.origin);
+  const int sealed_end = static_cast<int>(grid.sealed_end);
   const int newest = visible - 1;
   const int oldest = w.oldest > 0 ? w.oldest : 0;
-  // A row's newest entries are the grid's newest blocks, one each.
   const int newest_block = (newest - origin) >> 6;
   static_assert(block_tokens == 64);
+  // From sealed_end on a row's entries are the grid's blocks, one each, whatever an evictor did.
   const auto entry_of = [&](int position) {
     return clamp(count - 1 - newest_block + ((position - origin) >> 6), 0, count);
   };
+  w.origin = origin;
   if (r.shape.open) {
+    const int end = oldest + 1;  // what all rows see
     w.decoded = count;
-    w.plain_end = call.params.causal ? entry_of(oldest + 1) : count;
+    w.plain_end = !call.params.causal ? count : (end >= sealed_end ? entry_of(end) : 0);
   } else {
     const int exact_begin = static_cast<int>(grid.exact_begin);
     const int granule = r.shape.tail.granule_tokens;
@@ -104,16 +109,21 @@ template <class Ref>
       const int whole = old <= 0 ? 0 : (granule == 64 ? old & ~63 : old / granule * granule);
       return origin + whole > exact_begin ? origin + whole : exact_begin;
     };
+    const int unit = list * r.shape.units_per_row;
+    const auto first_from = [&](int position) {  // entries whose first token lies there or later
+      int e = entry_of(position > sealed_end ? position : sealed_end);
+      while (position < sealed_end && e > 0 && r.first_position(i, unit, e - 1) >= position) --e;
+      return e;
+    };
     const int sealed = sealed_before(oldest);
-    w.decoded = w.rows == 1 ? entry_of(sealed) : entry_of(sealed_before(newest));
-    w.plain_end = entry_of(sealed);
-    w.exact_first = entry_of(sealed);
+    const int seen = call.params.causal && oldest + 1 < sealed ? oldest + 1 : sealed;
+    w.exact_first = first_from(sealed);
+    w.decoded = w.rows == 1 ? w.exact_first : first_from(sealed_before(newest));
+    w.plain_end = seen >= sealed_end ? entry_of(seen) : (w.rows == 1 ? w.decoded : 0);
     w.exact_blocks = count - w.exact_first;
-    // Blocks that are not sealed lie in the order of the grid, whatever the evictor.
+    w.exact_in_order = w.rows == 1 && sealed >= sealed_end;
     const int block = newest_block - (w.exact_blocks - 1);
-    w.origin = origin;
-    w.exact_position = origin + block * block_tokens;
-    w.exact_place = block % r.shape.ring_blocks;
+    w.exact_place = block > 0 ? block % r.shape.ring_blocks : 0;
   }
   w.exact_items = w.exact_blocks + (r.shape.tail.sink_tokens > 0 ? 1 : 0);
   w.places = w.decoded + w.exact_items * call.exact_places;
@@ -201,6 +211,7 @@ template <int Threads, class Ref>
     }
     total += scratch.places[i];
   }
+  if (total == 0) return false;  // every part is left out
   Walk own;
   // A thread block with fewer places than warps would leave warps idle, and one more to merge.
   const int block = static_cast<int>(blockIdx.x), useful = ceil_div(total, Threads / 32);

@@ -37,10 +37,6 @@ class BlockRing {
 
   /// Blocks fetched and not yet released.
   [[nodiscard]] __device__ __forceinline__ int in_flight() const { return in_flight_; }
-  /// Places that the next fetch and the next wait are about.
-  [[nodiscard]] __device__ __forceinline__ int fetch_place() const { return fetch_place_; }
-  [[nodiscard]] __device__ __forceinline__ int read_place() const { return read_place_; }
-
   /// Begins to copy `bytes` (a multiple of 16, at most StageBytes) into the next place.
   __device__ __forceinline__ void fetch(const void* from, int bytes, int lane) {
     const int s = fetch_place_;
