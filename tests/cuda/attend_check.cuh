@@ -12,6 +12,17 @@ namespace terse::tests {
 /// Outputs of tensor cores: queries, probabilities and scaled queries are rounded to fp16.
 inline constexpr double device_tolerance = 2e-3;
 
+/// Up to three sequences of one layer, in steps of up to 128 tokens.
+inline CacheConfig device_config(int query_heads, int kv_heads, int head_dim, int max_tokens) {
+  return {.num_layers = 1,
+          .num_query_heads = query_heads,
+          .num_kv_heads = kv_heads,
+          .head_dim = head_dim,
+          .max_sequences = 3,
+          .max_tokens = max_tokens,
+          .max_step_tokens = 128};
+}
+
 inline double largest_difference(const std::vector<float>& a, const std::vector<float>& b) {
   double most = 0;
   for (std::size_t i = 0; i < a.size(); ++i) {

@@ -12,16 +12,6 @@ namespace {
 using Dims = cuda::HeadDims<64>;
 using D = Driver<PagedLayout<>, Kivi2>;
 
-CacheConfig config() {
-  return {.num_layers = 1,
-          .num_query_heads = 8,
-          .num_kv_heads = 2,
-          .head_dim = 64,
-          .max_sequences = 3,
-          .max_tokens = 2000,
-          .max_step_tokens = 128};
-}
-
 /// Device memory of one decode step of two sequences.
 struct Step {
   DeviceBuffers buffers;
@@ -55,11 +45,52 @@ std::vector<float> queries_of(const D& d, const std::vector<StepPart>& parts) {
   return queries;
 }
 
+/// Two sequences with one query row each, and what the oracle says of them.
+struct TwoRows {
+  D d{device_config(8, 2, 64, 2000)};
+  std::vector<StepPart> parts{{d.create(), 1}, {d.create(), 1}};
+  std::vector<float> queries, expected;
+
+  TwoRows() {
+    REQUIRE(d.fill(parts[0].sequence, 200, 128).ok());
+    REQUIRE(d.fill(parts[1].sequence, 300, 128).ok());
+    queries = queries_of(d, parts);
+    const Attended slow =
+        run_attend(d.cache.layer(0), {parts.data(), parts.size()}, queries, Path::oracle);
+    REQUIRE(slow.status.ok());
+    expected = slow.output;
+  }
+
+  /// Of the parts as they are now, with the queries of before.
+  [[nodiscard]] std::vector<float> attend() const {
+    Step step(d, parts, queries);
+    REQUIRE(
+        cuda::attend<Dims>(step.view, step.in, step.out, step.workspace.span(), {}, nullptr).ok());
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    return step.output.to_host<float>();
+  }
+};
+
+/// The values of row 0 or 1 of two.
+std::vector<float> row_of(const std::vector<float>& values, int row) {
+  const auto size = static_cast<std::ptrdiff_t>(values.size() / 2);
+  return {values.begin() + row * size, values.begin() + (row + 1) * size};
+}
+
+bool all_zero(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float x) { return x == 0.0f; });
+}
+
+/// DeviceBytes begin as NaN.
+bool all_untouched(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float x) { return x != x; });
+}
+
 }  // namespace
 
 TEST_CASE("a captured launch serves the lengths it finds", "[cuda][graph]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  D d(config());
+  D d(device_config(8, 2, 64, 2000));
   const std::vector<StepPart> parts = {{d.create(), 1}, {d.create(), 1}};
   REQUIRE(d.fill(parts[0].sequence, 70, 64).ok());
   REQUIRE(d.fill(parts[1].sequence, 900, 128).ok());
@@ -101,35 +132,21 @@ TEST_CASE("a captured launch serves the lengths it finds", "[cuda][graph]") {
   cudaStreamDestroy(stream);
 }
 
-TEST_CASE("stale handles and left-out parts on the device", "[cuda][graph]") {
+TEST_CASE("stale handles and indices out of range on the device", "[cuda][graph]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  D d(config());
-  std::vector<StepPart> parts = {{d.create(), 1}, {d.create(), 1}};
-  REQUIRE(d.fill(parts[0].sequence, 200, 128).ok());
-  REQUIRE(d.fill(parts[1].sequence, 300, 128).ok());
-  const auto queries = queries_of(d, parts);
-  const Attended slow =
-      run_attend(d.cache.layer(0), {parts.data(), parts.size()}, queries, Path::oracle);
+  TwoRows rows;
   SECTION("a stale handle gives zeros, the other rows are as ever") {
-    ++parts[0].sequence.generation;
+    ++rows.parts[0].sequence.generation;
   }
-  SECTION("an index out of range too") { parts[0].sequence.index = 77; }
-  Step step(d, parts, queries);
-  REQUIRE(
-      cuda::attend<Dims>(step.view, step.in, step.out, step.workspace.span(), {}, nullptr).ok());
-  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
-  const auto output = step.output.to_host<float>();
-  const std::size_t row = output.size() / 2;
-  const auto middle = output.begin() + static_cast<std::ptrdiff_t>(row);
-  const bool both = parts[0].sequence.index == 0 && parts[0].sequence.generation == 1;
-  if (!both) CHECK(std::all_of(output.begin(), middle, [](float x) { return x == 0.0f; }));
-  CHECK(relative_l2({middle, output.end()}, {slow.output.begin() + static_cast<std::ptrdiff_t>(row),
-                                             slow.output.end()}) < device_tolerance);
+  SECTION("an index out of range too") { rows.parts[0].sequence.index = 77; }
+  const auto output = rows.attend();
+  CHECK(all_zero(row_of(output, 0)));
+  CHECK(relative_l2(row_of(output, 1), row_of(rows.expected, 1)) < device_tolerance);
 }
 
 TEST_CASE("calls of different shapes take turns with one workspace", "[cuda][graph]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  D d(config());
+  D d(device_config(8, 2, 64, 2000));
   const std::vector<StepPart> parts = {{d.create(), 1}, {d.create(), 1}, {d.create(), 1}};
   for (const StepPart& part : parts) REQUIRE(d.fill(part.sequence, 1500, 128).ok());
   Step step(d, parts, queries_of(d, parts));
@@ -149,28 +166,16 @@ TEST_CASE("calls of different shapes take turns with one workspace", "[cuda][gra
 
 TEST_CASE("parts that the caller has no rows for are left out", "[cuda][graph]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  D d(config());
-  std::vector<StepPart> parts = {{d.create(), 1}, {d.create(), 1}};
-  REQUIRE(d.fill(parts[0].sequence, 200, 128).ok());
-  REQUIRE(d.fill(parts[1].sequence, 300, 128).ok());
-  const auto queries = queries_of(d, parts);
-  const Attended slow =
-      run_attend(d.cache.layer(0), {parts.data(), parts.size()}, queries, Path::oracle);
-  parts[1].tokens = 100;
-  Step step(d, parts, queries);
-  REQUIRE(
-      cuda::attend<Dims>(step.view, step.in, step.out, step.workspace.span(), {}, nullptr).ok());
-  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
-  const auto output = step.output.to_host<float>();
-  const auto half = static_cast<std::ptrdiff_t>(output.size() / 2);
-  CHECK(relative_l2({output.begin(), output.begin() + half},
-                    {slow.output.begin(), slow.output.begin() + half}) < device_tolerance);
-  CHECK(std::all_of(output.begin() + half, output.end(), [](float x) { return x != x; }));
+  TwoRows rows;
+  rows.parts[1].tokens = 100;
+  const auto output = rows.attend();
+  CHECK(relative_l2(row_of(output, 0), row_of(rows.expected, 0)) < device_tolerance);
+  CHECK(all_untouched(row_of(output, 1)));
 }
 
 TEST_CASE("what the host can see is refused on the host", "[cuda][graph]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  D d(config());
+  D d(device_config(8, 2, 64, 2000));
   const std::vector<StepPart> parts = {{d.create(), 1}};
   REQUIRE(d.fill(parts[0].sequence, 100, 128).ok());
   Step step(d, parts, queries_of(d, parts));

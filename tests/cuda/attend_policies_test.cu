@@ -34,16 +34,6 @@ namespace {
 
 using Dims = cuda::HeadDims<64, 128>;
 
-CacheConfig config(int query_heads, int kv_heads, int head_dim, int max_tokens) {
-  return {.num_layers = 1,
-          .num_query_heads = query_heads,
-          .num_kv_heads = kv_heads,
-          .head_dim = head_dim,
-          .max_sequences = 3,
-          .max_tokens = max_tokens,
-          .max_step_tokens = 128};
-}
-
 template <class L, class P>
 void check_parameters(Driver<L, P>& d, SequenceId s) {
   std::vector<float> sinks(static_cast<std::size_t>(d.shape().query_heads), 1.5f);
@@ -68,11 +58,11 @@ void check_parameters(Driver<L, P>& d, SequenceId s) {
 
 TEST_CASE("attend parameters on the device", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  Driver<PagedLayout<>, Kivi2> d(config(4, 2, 64, 512));
+  Driver<PagedLayout<>, Kivi2> d(device_config(4, 2, 64, 512));
   SequenceId s = d.create();
   REQUIRE(d.fill(s, 444, 100).ok());
   check_parameters(d, s);
-  Driver<ContiguousLayout, Int8> e(config(4, 2, 64, 512));
+  Driver<ContiguousLayout, Int8> e(device_config(4, 2, 64, 512));
   s = e.create();
   REQUIRE(e.fill(s, 444, 100).ok());
   check_parameters(e, s);
@@ -82,7 +72,7 @@ TEST_CASE("exact sinks on the device", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   PolicyConfig<PolicyOf<Kivi2>> p;
   p.tail = TailSpec{.min_tokens = 70, .granule_tokens = 64, .sink_tokens = 5};
-  Driver<PagedLayout<>, Kivi2> d(config(4, 2, 64, 512), p);
+  Driver<PagedLayout<>, Kivi2> d(device_config(4, 2, 64, 512), p);
   const SequenceId s = d.create();
   for (const int length : {3, 64, 150, 333}) {
     REQUIRE(d.fill(s, length, 100).ok());
@@ -97,7 +87,7 @@ TEST_CASE("evicted tokens and per-head pages on the device", "[cuda][attend]") {
   PolicyConfig<PolicyOf<P>> p;
   p.eviction.heavy_tokens = 90;
   p.eviction.recent_tokens = 60;
-  Driver<PagedLayout<HeadPaging::per_head>, P> d(config(4, 2, 64, 1024), p);
+  Driver<PagedLayout<HeadPaging::per_head>, P> d(device_config(4, 2, 64, 1024), p);
   const SequenceId s = d.create();
   for (int i = 0; i < 6; ++i) {
     REQUIRE(d.fill(s, 150 * (i + 1), 75).ok());
@@ -118,7 +108,7 @@ TEST_CASE("evicted tokens and per-head pages on the device", "[cuda][attend]") {
 
 TEST_CASE("forks and truncated sequences on the device", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  Driver<PagedLayout<>, Kivi2> d(config(4, 2, 128, 1024));
+  Driver<PagedLayout<>, Kivi2> d(device_config(4, 2, 128, 1024));
   const SequenceId s = d.create();
   REQUIRE(d.fill(s, 500, 100).ok());
   const auto twin = d.cache.fork(s);
@@ -133,7 +123,7 @@ TEST_CASE("forks and truncated sequences on the device", "[cuda][attend]") {
 
 TEST_CASE("rows older than a truncated sequence's new grid on the device", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  Driver<PagedLayout<>, Kivi2> d(config(4, 2, 64, 1024));
+  Driver<PagedLayout<>, Kivi2> d(device_config(4, 2, 64, 1024));
   const SequenceId s = d.create();
   REQUIRE(d.fill(s, 500, 100).ok());
   REQUIRE(d.cache.truncate(s, 200).ok());
@@ -147,7 +137,7 @@ TEST_CASE("blocks evicted between exact ones on the device", "[cuda][attend]") {
   p.eviction.sink_tokens = 4;
   SECTION("one row, after a truncation into a gap") {
     p.eviction.window_tokens = 100;
-    Driver<PagedLayout<>, P> d(config(4, 2, 64, 1024), p);
+    Driver<PagedLayout<>, P> d(device_config(4, 2, 64, 1024), p);
     const SequenceId s = d.create();
     REQUIRE(d.fill(s, 600, 100).ok());
     REQUIRE(d.cache.evict(s).ok());
@@ -159,7 +149,7 @@ TEST_CASE("blocks evicted between exact ones on the device", "[cuda][attend]") {
   }
   SECTION("several rows, on a grid that does not begin at zero") {
     p.eviction.window_tokens = 20;
-    Driver<PagedLayout<>, P> d(config(4, 2, 64, 1024), p);
+    Driver<PagedLayout<>, P> d(device_config(4, 2, 64, 1024), p);
     const SequenceId s = d.create();
     REQUIRE(d.fill(s, 900, 128).ok());
     REQUIRE(d.cache.truncate(s, 100).ok());
@@ -179,7 +169,7 @@ TEMPLATE_TEST_CASE("masked blocks that come in two parts on the device", "[cuda]
   PolicyConfig<PolicyOf<TestType>> p;
   p.eviction.heavy_tokens = 400;
   p.eviction.recent_tokens = 60;
-  Driver<PagedLayout<>, TestType> d(config(16, 2, 128, 2048), p);
+  Driver<PagedLayout<>, TestType> d(device_config(16, 2, 128, 2048), p);
   const SequenceId s = d.create();
   REQUIRE(d.fill(s, 1500, 100).ok());
   AttendParams window;
@@ -202,7 +192,7 @@ TEST_CASE("a user's codec on the device", "[cuda][attend]") {
   using K = KVCacheRef<PagedLayout<>, PolicyOf<Kivi2>>;
   CHECK(std::string(cuda::key_kernel_name<K, 64>()) == "affine_2_bit_per_channel");
   CHECK(std::string(cuda::value_kernel_name<K, 64>()) == "affine_2_bit_per_token");
-  Driver<PagedLayout<>, Compose<UserCodec>> d(config(4, 2, 64, 512));
+  Driver<PagedLayout<>, Compose<UserCodec>> d(device_config(4, 2, 64, 512));
   const SequenceId s = d.create();
   REQUIRE(d.fill(s, 300, 100).ok());
   check_rows<Dims>(d, s, 1);

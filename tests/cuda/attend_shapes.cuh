@@ -9,16 +9,6 @@ using namespace terse::tests;
 
 namespace {
 
-CacheConfig config(int query_heads, int kv_heads, int head_dim, int max_tokens) {
-  return {.num_layers = 1,
-          .num_query_heads = query_heads,
-          .num_kv_heads = kv_heads,
-          .head_dim = head_dim,
-          .max_sequences = 3,
-          .max_tokens = max_tokens,
-          .max_step_tokens = 128};
-}
-
 using Dims = cuda::HeadDims<64, 128>;
 
 }  // namespace
@@ -27,7 +17,7 @@ TEMPLATE_TEST_CASE("query groups and rows on the device", "[cuda][attend]", TERS
   if (!has_device()) TERSE_SKIP("no CUDA device");
   for (const int head_dim : {64, 128}) {
     for (const int group : {1, 3, 4, 8, 16}) {
-      Driver<PagedLayout<>, TestType> d(config(2 * group, 2, head_dim, 512));
+      Driver<PagedLayout<>, TestType> d(device_config(2 * group, 2, head_dim, 512));
       const SequenceId s = d.create();
       REQUIRE(d.fill(s, 333, 128).ok());
       for (const int rows : {1, 2, 5}) check_rows<Dims>(d, s, rows);
@@ -38,7 +28,7 @@ TEMPLATE_TEST_CASE("query groups and rows on the device", "[cuda][attend]", TERS
 TEMPLATE_TEST_CASE("lengths around every boundary on the device", "[cuda][attend]",
                    TERSE_TEST_POLICIES) {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  Driver<PagedLayout<>, TestType> d(config(3, 1, 64, 2200));
+  Driver<PagedLayout<>, TestType> d(device_config(3, 1, 64, 2200));
   const SequenceId s = d.create();
   for (const int length : {1, 15, 17, 63, 64, 65, 127, 128, 129, 193, 1000, 2113}) {
     REQUIRE(d.fill(s, length, 100).ok());
@@ -50,7 +40,7 @@ TEMPLATE_TEST_CASE("lengths around every boundary on the device", "[cuda][attend
 
 TEMPLATE_TEST_CASE("ragged batches on the device", "[cuda][attend]", TERSE_TEST_POLICIES) {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  Driver<PagedLayout<>, TestType> d(config(8, 2, 128, 3000));
+  Driver<PagedLayout<>, TestType> d(device_config(8, 2, 128, 3000));
   std::vector<StepPart> parts;
   std::vector<float> queries;
   for (const int length : {2900, 3, 700}) {

@@ -92,7 +92,6 @@ Attended run_on_device(const Ref& r, const Buffers& host, Span<const StepPart> p
   const DeviceBytes query_bytes = DeviceBytes::copy_of(queries.data(), queries.size());
   const DeviceBytes output(rows * heads * channels * sizeof(float));
   const DeviceBytes lse(rows * heads * sizeof(float));
-  DeviceBytes sinks;
   const DeviceBytes sink_copy = params.sink_logits == nullptr
                                     ? DeviceBytes()
                                     : DeviceBytes::copy_of(params.sink_logits, heads);

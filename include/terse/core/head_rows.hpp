@@ -26,14 +26,6 @@ struct HeadRows {
     return {pointer, type, static_cast<std::int64_t>(heads) * channels, channels};
   }
 
-  /// One value as fp32.
-  [[nodiscard]] TERSE_HOST_DEVICE float at(std::int64_t row, int head, int channel) const noexcept {
-    const std::int64_t i = row * row_stride + head * head_stride + channel;
-    if (scalar == Scalar::f32) return static_cast<const float*>(data)[i];
-    if (scalar == Scalar::f16) return to_float(static_cast<const F16*>(data)[i]);
-    return to_float(static_cast<const BF16*>(data)[i]);
-  }
-
   /// Copies `channels` values of (row, head) as fp32.
   void load(std::int64_t row, int head, int channels, float* out) const noexcept {
     const std::int64_t at = row * row_stride + head * head_stride;

@@ -37,6 +37,7 @@ class BlockRing {
 
   /// Blocks fetched and not yet released.
   [[nodiscard]] __device__ __forceinline__ int in_flight() const { return in_flight_; }
+
   /// Begins to copy `bytes` (a multiple of 16, at most StageBytes) into the next place.
   __device__ __forceinline__ void fetch(const void* from, int bytes, int lane) {
     const int s = fetch_place_;
