@@ -12,6 +12,7 @@
 #include "terse/cuda/attend.cuh"
 
 #include "cuda/device_cache.cuh"
+#include "cuda/policies.hpp"
 #include "cuda/timing.cuh"
 
 namespace {
@@ -19,17 +20,6 @@ namespace {
 using namespace terse;
 using namespace terse::bench;
 using Dims = cuda::HeadDims<128>;
-
-/// Keys with a scale per channel and block, values with one per token; the newest block is exact.
-template <int Bits>
-struct Diet {
-  using key_codec =
-      AffineGroup<AffineSpec{.bits = Bits, .granularity = Granularity::per_channel, .group = 64}>;
-  using value_codec = AffineGroup<AffineSpec{.bits = Bits}>;
-  static constexpr TailSpec tail{.min_tokens = 1};
-};
-/// KIVI with blocks of 64 tokens in place of 128.
-using Kivi2Short = Kivi<KiviSpec{.bits = 2, .residual_tokens = 64}>;
 
 template <class Policy>
 void attend_rows(benchmark::State& state, const BatchShape& batch) {

@@ -3,5 +3,6 @@
 
 #include "terse/cuda/attend.cuh"
 #include "terse/cuda/device_ref.cuh"
+#include "terse/cuda/kv_cache.cuh"
 #include "terse/cuda/tuning.cuh"
 #include "terse/terse.hpp"

@@ -76,7 +76,38 @@ void check_store_and_load(Side side, int width) {
   CHECK(same);
 }
 
+/// Whether word_code names, for every place of every word, the code that code_place puts there.
+template <int Bits>
+bool words_agree(Side side, int width) {
+  const int words = terse::code_words<Bits>(side, width);
+  if (static_cast<std::size_t>(words) * 4 != codes_bytes<Bits>(side, width)) return false;
+  int named = 0;
+  for (int w = 0; w < words; ++w) {
+    for (int i = 0; i < terse::codes_per_lane(Bits); ++i) {
+      const terse::WordCode code = terse::word_code<Bits>(side, width, w, i);
+      if (code.channel >= width) continue;
+      if (code.token < 0 || code.token >= block_tokens || code.channel < 0) return false;
+      const CodePlace place = code_place<Bits>(side, width, code.token, code.channel);
+      const auto byte = static_cast<std::size_t>(w) * 4 + code.shift / 8;
+      if (place.byte != byte || place.shift != code.shift % 8) return false;
+      ++named;
+    }
+  }
+  return named == block_tokens * width;
+}
+
 }  // namespace
+
+TEST_CASE("the codes of a word are those whose places it holds") {
+  for (const Side side : {Side::key, Side::value}) {
+    for (const int width : widths) {
+      CAPTURE(width, side == Side::key);
+      CHECK(words_agree<2>(side, width));
+      CHECK(words_agree<4>(side, width));
+      CHECK(words_agree<8>(side, width));
+    }
+  }
+}
 
 TEST_CASE("every code of a block has a place of its own") {
   check_places<2>();

@@ -97,6 +97,24 @@ void seal_stream(Store& store, const typename Store::Ref& r, Side side, int sequ
           (side == Side::key ? shape.key_offset(stream) : shape.value_offset(stream)));
 }
 
+/// Makes the `tokens` tokens behind `length` live in all units of a slot.
+template <class Store>
+void mark_appended(const Store& store, const typename Store::Ref& r, int sequence,
+                   std::int64_t length, int tokens) noexcept {
+  const std::int64_t origin = store.base.grids[sequence].origin;
+  const std::int64_t end = length + tokens;
+  r.was_appended(sequence) = 1;
+  for (int u = 0; u < store.shape.unit.units; ++u) {
+    // The newest entries of a row are the grid's newest blocks, one each.
+    int entry = r.entry_count(sequence, r.row_of_unit(u)) - 1;
+    for (std::int64_t first = origin + (end - 1 - origin) / block_tokens * block_tokens;
+         first + block_tokens > length; first -= block_tokens, --entry) {
+      r.live_mask(sequence, u, entry) |=
+          r.before(sequence, u, entry, end) & ~r.before(sequence, u, entry, length);
+    }
+  }
+}
+
 /// Appends `tokens` tokens of one sequence, rows from `row0` of the inputs, at the committed
 /// length.
 template <class Store>
@@ -109,17 +127,15 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
   const GridRecord& grid = store.base.grids[sequence];
   const std::int64_t length = r.sequences[sequence].length_tokens;
   const std::int64_t end = length + tokens;
-  r.appended[sequence] = 1;
+  mark_appended(store, r, sequence, length, tokens);
   for (int u = 0; u < shape.unit.units; ++u) {
     const int row = r.row_of_unit(u);
     const int count = r.entry_count(sequence, row);
-    // The newest entries of a row are the grid's newest blocks, one each.
     const std::int64_t last_block = (end - 1 - grid.origin) / block_tokens;
     for (int i = 0; i < tokens; ++i) {
       const std::int64_t position = length + i;
       const std::int64_t grid_block = (position - grid.origin) / block_tokens;
       const int entry = count - 1 - static_cast<int>(last_block - grid_block);
-      const auto token = static_cast<unsigned>((position - grid.origin) % block_tokens);
       float* x = store.vectors;
       for (int s = 0; s < shape.unit.key_streams; ++s) {
         in.keys.load(row0 + i, u * shape.unit.key_streams + s, shape.key_width, x);
@@ -129,8 +145,8 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
         in.values.load(row0 + i, u * shape.unit.value_streams + s, shape.value_width, x);
         write_vector<ValueCodec>(store, r, Side::value, sequence, u, s, entry, position, x);
       }
-      r.live_mask(sequence, u, entry) |= std::uint64_t{1} << token;
       if constexpr (Store::has_state) {
+        const auto token = static_cast<unsigned>((position - grid.origin) % block_tokens);
         auto& state = r.token_states[r.unit_entry(sequence, u, entry) * block_tokens + token];
         state = {};
         if constexpr (Policy::signal == Signal::gate_logit) {
@@ -143,7 +159,7 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
       }
     }
     if (shape.open) continue;
-    const std::int64_t sealed_end = sealed_end_of(store, grid, end);
+    const std::int64_t sealed_end = sealed_end_of(shape, grid, end);
     for (std::int64_t first = grid.sealed_end; first < sealed_end; first += block_tokens) {
       const int entry =
           count - 1 - static_cast<int>(last_block - (first - grid.origin) / block_tokens);

@@ -175,7 +175,7 @@ template <class Ref>
       return error(StatusCode::stale_sequence, "terse::attend: a handle names no living sequence",
                    i);
     }
-    if (r.sequences[i].pending_tokens > 0 && r.appended[i] == 0) {
+    if (r.sequences[i].pending_tokens > 0 && r.was_appended(i) == 0) {
       return error(StatusCode::wrong_phase,
                    "terse::attend: this step's tokens are not yet appended to the layer's slot", i);
     }

@@ -30,17 +30,19 @@ struct StateRecord {
   return error(StatusCode::wrong_phase, "terse::KVCache: no step has begun");
 }
 
-template <Layout L, class ClassesOfPolicies>
+template <Layout L, class ClassesOfPolicies, class MemoryPart = HostMemory>
 struct CacheState {
+  using Memory = MemoryPart;
   using layout = L;
   using Classes = ClassesOfPolicies;
   static constexpr int num_classes = Classes::size;
 
   template <std::size_t... I>
-  static std::tuple<ClassStore<L, typename Classes::template At<I>>...> stores_type(
+  static std::tuple<ClassStore<L, typename Classes::template At<I>, Memory>...> stores_type(
       std::index_sequence<I...>);
   using Stores = decltype(stores_type(std::make_index_sequence<num_classes>{}));
 
+  [[no_unique_address]] Memory memory{};
   CacheConfig config{};
   MemoryPlan plan{};
   HostArray<LayerPlace> places;          // [layer]

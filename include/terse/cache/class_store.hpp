@@ -3,9 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <type_traits>
 
+#include "terse/cache/host_memory.hpp"
 #include "terse/cache/page_pool.hpp"
 #include "terse/cache/ref.hpp"
 #include "terse/config.hpp"
@@ -34,14 +34,17 @@ class Carver {
   std::size_t used_ = 0;
 };
 
-template <Layout L, class Policy>
+/// `Memory`: how its bytes are reached (host_memory.hpp).
+template <Layout L, class Policy, class MemoryPart = HostMemory>
 struct ClassStore {
+  using Memory = MemoryPart;
   using Ref = KVCacheRef<L, Policy>;
   using TokenState = typename Ref::TokenState;
   using Item = typename TokenList<TokenState>::Item;
   static constexpr bool has_state = token_state_bytes<typename Policy::evictor> > 0;
 
   ClassShape shape{};
+  [[no_unique_address]] Memory memory{};
   Ref base{};                                  // of slot 0; the others follow at fixed strides
   const ProjectionFactors* factors = nullptr;  // [slot]
   PagePool pool{};
@@ -112,7 +115,7 @@ struct ClassStore {
                                      static_cast<std::size_t>(shape.entries);
     r.slot = slot;
     r.tails += s * slot_tail_bytes();
-    r.appended += s * static_cast<std::size_t>(shape.sequences);
+    r.appended += s;
     r.entry_counts += s * rows;
     if constexpr (L::paged) r.page_table += s * rows * static_cast<std::size_t>(shape.entries);
     r.live += s * unit_entries;
@@ -125,15 +128,15 @@ struct ClassStore {
 
   /// Empties the tables of a sequence without touching pages.
   void clear_sequence(int sequence) noexcept {
-    base.grids[sequence] = GridRecord{};
+    memory.set(base.grids[sequence], GridRecord{});
     // Attention multiplies unwritten places by zero, so they must hold numbers; and a sequence must
     // not find, or save, the tokens of another.
     for (int s = 0; s < shape.slots; ++s) {
       const Ref r = ref(s);
-      for (int row = 0; row < shape.rows; ++row) r.entry_count(sequence, row) = 0;
+      for (int row = 0; row < shape.rows; ++row) memory.set(r.entry_count(sequence, row), 0);
       if (shape.tail_stride_bytes > 0) {
-        std::memset(r.unit_tail(sequence, 0), 0,
-                    static_cast<std::size_t>(shape.unit.units) * shape.tail_stride_bytes);
+        memory.clear_bytes(r.unit_tail(sequence, 0),
+                           static_cast<std::size_t>(shape.unit.units) * shape.tail_stride_bytes);
       }
     }
   }
@@ -141,22 +144,25 @@ struct ClassStore {
   /// A fresh page, zeroed so that stored bytes are a function of the tokens alone.
   [[nodiscard]] std::int32_t take_page() noexcept requires(L::paged) {
     const std::int32_t page = pool.take();
-    std::memset(base.pages + static_cast<std::size_t>(page) * shape.page_bytes, 0,
-                shape.page_bytes);
+    memory.clear_bytes(base.pages + static_cast<std::size_t>(page) * shape.page_bytes,
+                       shape.page_bytes);
     return page;
   }
 
   /// A fresh page with the bytes of another.
   [[nodiscard]] std::int32_t copy_page(std::int32_t from) noexcept requires(L::paged) {
     const std::int32_t page = pool.take();
-    std::memcpy(base.pages + static_cast<std::size_t>(page) * shape.page_bytes,
-                base.pages + static_cast<std::size_t>(from) * shape.page_bytes, shape.page_bytes);
+    memory.copy_bytes(base.pages + static_cast<std::size_t>(page) * shape.page_bytes,
+                      base.pages + static_cast<std::size_t>(from) * shape.page_bytes,
+                      shape.page_bytes);
     return page;
   }
 
-  /// Makes an entry for the 64 tokens from `first` at the end of a row.
+  /// Makes an entry for the 64 tokens from `first` at the end of a row. Of what is said of its
+  /// units a memory is not told: appends on the device write it there.
   void push_entry(const Ref& r, int sequence, int row, std::int64_t first) noexcept {
-    const int entry = r.entry_count(sequence, row)++;
+    const int entry = r.entry_count(sequence, row);
+    memory.set(r.entry_count(sequence, row), entry + 1);
     for (int u = row * shape.units_per_row; u < (row + 1) * shape.units_per_row; ++u) {
       r.live_mask(sequence, u, entry) = 0;
       r.first_position(sequence, u, entry) = static_cast<std::int32_t>(first);
@@ -170,9 +176,9 @@ struct ClassStore {
       }
     }
     if constexpr (L::paged) {
-      r.page_slot(sequence, row, entry) = no_page;
+      memory.set(r.page_slot(sequence, row, entry), no_page);
     } else {
-      std::memset(r.block(sequence, row * shape.units_per_row, entry), 0, shape.page_bytes);
+      memory.clear_bytes(r.block(sequence, row * shape.units_per_row, entry), shape.page_bytes);
     }
   }
 
@@ -182,34 +188,45 @@ struct ClassStore {
       std::int32_t& page = r.page_slot(sequence, row, entry);
       if (page == no_page) return 0;
       const bool freed = pool.drop(page);
-      page = no_page;
+      memory.set(page, no_page);
       return freed ? 1 : 0;
     } else {
       return 0;
     }
   }
 
+  /// Drops the page of a row's newest entry, which itself is about to go: nothing reads what is
+  /// behind the count, so a memory is not told.
+  void drop_newest_entry(const Ref& r, int sequence, int row, int entry) noexcept {
+    if constexpr (L::paged) {
+      std::int32_t& page = r.page_slot(sequence, row, entry);
+      if (page != no_page) pool.drop(page);
+      page = no_page;
+    }
+  }
+
   /// Copies everything about an entry of a row to another place of the same row, page id included.
   void move_entry(const Ref& r, int sequence, int row, int from, int to) noexcept {
+    memory.order();  // `to` may be where the entry moved before lay
     for (int u = row * shape.units_per_row; u < (row + 1) * shape.units_per_row; ++u) {
       const std::size_t a = r.unit_entry(sequence, u, from);
       const std::size_t b = r.unit_entry(sequence, u, to);
-      r.live[b] = r.live[a];
-      r.first_positions[b] = r.first_positions[a];
+      memory.set(r.live[b], r.live[a]);
+      memory.set(r.first_positions[b], r.first_positions[a]);
       if constexpr (Ref::scatters) {
-        std::memcpy(r.position_deltas + b * block_tokens, r.position_deltas + a * block_tokens,
-                    block_tokens * sizeof(std::uint16_t));
+        memory.copy_table(r.position_deltas + b * block_tokens,
+                          r.position_deltas + a * block_tokens, block_tokens);
       }
       if constexpr (has_state) {
-        std::memcpy(static_cast<void*>(r.token_states + b * block_tokens),
-                    r.token_states + a * block_tokens, block_tokens * sizeof(TokenState));
+        memory.copy_table(r.token_states + b * block_tokens, r.token_states + a * block_tokens,
+                          block_tokens);
       }
     }
     if constexpr (L::paged) {
-      r.page_slot(sequence, row, to) = r.page_slot(sequence, row, from);
+      memory.set(r.page_slot(sequence, row, to), r.page_slot(sequence, row, from));
     } else {
-      std::memcpy(r.block(sequence, row * shape.units_per_row, to),
-                  r.block(sequence, row * shape.units_per_row, from), shape.page_bytes);
+      memory.copy_bytes(r.block(sequence, row * shape.units_per_row, to),
+                        r.block(sequence, row * shape.units_per_row, from), shape.page_bytes);
     }
   }
 };

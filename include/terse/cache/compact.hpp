@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "terse/cache/cache_state.hpp"
 #include "terse/cache/evict.hpp"
@@ -159,6 +160,7 @@ template <class State>
 template <class State>
 Expected<CompactPlan> compact_sequence(State& state, SequenceId sequence,
                                        bool allow_reencoding) noexcept {
+  static_assert(std::is_same_v<typename State::Memory, HostMemory>);
   Expected<CompactPlan> planned = plan_compact(state, sequence);
   if (!planned.ok()) return planned.status();
   if (planned->tokens_reencoded > 0 && !allow_reencoding) {

@@ -3,6 +3,7 @@
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 #include "terse/cache/cache_state.hpp"
 #include "terse/config.hpp"
@@ -53,7 +54,7 @@ int drop_dead_entries(Store& store, const typename Store::Ref& r, int sequence, 
     if (kept != e) store.move_entry(r, sequence, row, e, kept);
     ++kept;
   }
-  count = kept;
+  store.memory.set(count, kept);
   return freed;
 }
 
@@ -85,6 +86,7 @@ std::int64_t evict_tokens(Store& store, int sequence, const SelectContext& conte
 
 template <class State>
 Expected<std::int64_t> evict_sequence(State& state, SequenceId sequence, int incoming_tokens) {
+  static_assert(std::is_same_v<typename State::Memory, HostMemory>);
   if (Status s = state.check_idle(sequence); !s.ok()) return s;
   if (incoming_tokens < 0) {
     return error(StatusCode::invalid_argument, "terse::KVCache::evict: incoming_tokens is negative",

@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
 
 #include "terse/cache/class_store.hpp"
 #include "terse/config.hpp"
@@ -41,43 +40,42 @@ template <class Store>
 void copy_sequence(Store& store, int source, int target) noexcept {
   const ClassShape& shape = store.shape;
   const auto entries = static_cast<std::size_t>(shape.entries);
-  store.base.grids[target] = store.base.grids[source];
+  auto& memory = store.memory;
+  memory.set(store.base.grids[target], store.base.grids[source]);
   for (int s = 0; s < shape.slots; ++s) {
     const auto r = store.ref(s);
     for (int row = 0; row < shape.rows; ++row) {
       const int count = r.entry_count(source, row);
-      r.entry_count(target, row) = count;
+      memory.set(r.entry_count(target, row), count);
       for (int e = 0; e < count; ++e) {
         if constexpr (Store::Ref::layout::paged) {
           const std::int32_t page = r.page_slot(source, row, e);
           if (page != no_page && is_open_entry(store, r, source, row, e)) {
-            r.page_slot(target, row, e) = store.copy_page(page);
+            memory.set(r.page_slot(target, row, e), store.copy_page(page));
           } else {
             if (page != no_page) store.pool.share(page);
-            r.page_slot(target, row, e) = page;
+            memory.set(r.page_slot(target, row, e), page);
           }
         } else {
-          std::memcpy(r.block(target, row * shape.units_per_row, e),
-                      r.block(source, row * shape.units_per_row, e), shape.page_bytes);
+          memory.copy_bytes(r.block(target, row * shape.units_per_row, e),
+                            r.block(source, row * shape.units_per_row, e), shape.page_bytes);
         }
       }
     }
     for (int u = 0; u < shape.unit.units; ++u) {
       const std::size_t a = r.unit_entry(source, u, 0), b = r.unit_entry(target, u, 0);
-      std::memcpy(r.live + b, r.live + a, entries * sizeof *r.live);
-      std::memcpy(r.first_positions + b, r.first_positions + a,
-                  entries * sizeof *r.first_positions);
+      memory.copy_table(r.live + b, r.live + a, entries);
+      memory.copy_table(r.first_positions + b, r.first_positions + a, entries);
       if constexpr (Store::Ref::scatters) {
-        std::memcpy(r.position_deltas + b * block_tokens, r.position_deltas + a * block_tokens,
-                    entries * block_tokens * sizeof *r.position_deltas);
+        memory.copy_table(r.position_deltas + b * block_tokens,
+                          r.position_deltas + a * block_tokens, entries * block_tokens);
       }
       if constexpr (Store::has_state) {
-        std::memcpy(static_cast<void*>(r.token_states + b * block_tokens),
-                    r.token_states + a * block_tokens,
-                    entries * block_tokens * sizeof *r.token_states);
+        memory.copy_table(r.token_states + b * block_tokens, r.token_states + a * block_tokens,
+                          entries * block_tokens);
       }
       if (shape.tail_stride_bytes > 0) {
-        std::memcpy(r.unit_tail(target, u), r.unit_tail(source, u), shape.tail_stride_bytes);
+        memory.copy_bytes(r.unit_tail(target, u), r.unit_tail(source, u), shape.tail_stride_bytes);
       }
     }
   }

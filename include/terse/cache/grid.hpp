@@ -17,13 +17,11 @@ namespace detail {
 }
 
 /// End of the sealed blocks when `length` tokens are committed.
-template <class Store>
-[[nodiscard]] std::int64_t sealed_end_of(const Store& store, const GridRecord& grid,
-                                         std::int64_t length) noexcept {
+[[nodiscard]] inline std::int64_t sealed_end_of(const ClassShape& shape, const GridRecord& grid,
+                                                std::int64_t length) noexcept {
   if (length <= grid.origin) return grid.origin;
-  const std::int64_t whole = store.shape.open
-                                 ? (length - grid.origin) / block_tokens * block_tokens
-                                 : store.shape.tail.sealed_before(length - 1 - grid.origin);
+  const std::int64_t whole = shape.open ? (length - grid.origin) / block_tokens * block_tokens
+                                        : shape.tail.sealed_before(length - 1 - grid.origin);
   const std::int64_t end = grid.origin + whole;
   return end > grid.sealed_end ? end : grid.sealed_end;
 }
@@ -66,7 +64,7 @@ template <class Store>
   const std::int64_t new_blocks =
       store.shape.open
           ? need.new_entries
-          : (sealed_end_of(store, grid, length + tokens) - grid.sealed_end) / block_tokens;
+          : (sealed_end_of(store.shape, grid, length + tokens) - grid.sealed_end) / block_tokens;
   need.new_pages = new_blocks * store.shape.slots * store.shape.rows;
   return need;
 }
@@ -100,20 +98,23 @@ template <class Store>
 void reserve_step(Store& store, int sequence, std::int64_t length, int tokens) noexcept {
   GridRecord& grid = store.base.grids[sequence];
   const std::int64_t end = length + tokens;
-  grid.exact_begin = exact_begin_of(store, grid, end);
-  const std::int64_t sealed_end = sealed_end_of(store, grid, end);
+  store.memory.set(grid.exact_begin, exact_begin_of(store, grid, end));
+  const std::int64_t sealed_end = sealed_end_of(store.shape, grid, end);
   const std::int64_t old_blocks = grid_blocks(grid.origin, length);
   const std::int64_t new_blocks = grid_blocks(grid.origin, end);
+  const auto slots = static_cast<std::size_t>(store.shape.slots);
+  std::uint8_t* appended = &store.ref(0).was_appended(sequence);
+  std::fill_n(appended, slots, std::uint8_t{0});
+  store.memory.wrote(appended, slots);
   for (int s = 0; s < store.shape.slots; ++s) {
     const auto r = store.ref(s);
-    r.appended[sequence] = 0;
     for (int row = 0; row < store.shape.rows; ++row) {
       if constexpr (Store::Ref::layout::paged) {
         if (shares_open_block(store, r, sequence, row, length)) {
           std::int32_t& page = r.page_slot(sequence, row, r.entry_count(sequence, row) - 1);
           const std::int32_t own = store.copy_page(page);
           store.pool.drop(page);
-          page = own;
+          store.memory.set(page, own);
         }
       }
       for (std::int64_t b = old_blocks; b < new_blocks; ++b) {
@@ -126,7 +127,7 @@ void reserve_step(Store& store, int sequence, std::int64_t length, int tokens) n
           if (first < grid.sealed_end) break;
           const bool written = store.shape.open || first + block_tokens <= sealed_end;
           if (written && r.page_slot(sequence, row, e) == no_page) {
-            r.page_slot(sequence, row, e) = store.take_page();
+            store.memory.set(r.page_slot(sequence, row, e), store.take_page());
           }
         }
       }
@@ -135,9 +136,12 @@ void reserve_step(Store& store, int sequence, std::int64_t length, int tokens) n
 }
 
 /// Clears the live bits of the tokens at `length` and later, in entries that keep earlier ones.
-template <class Ref>
-void clear_from(const Ref& r, int sequence, int unit, int entry, std::int64_t length) noexcept {
-  r.live_mask(sequence, unit, entry) &= r.before(sequence, unit, entry, length);
+template <class Store>
+void clear_from(Store& store, const typename Store::Ref& r, int sequence, int unit, int entry,
+                std::int64_t length) noexcept {
+  std::uint64_t& mask = r.live_mask(sequence, unit, entry);
+  const std::uint64_t kept = mask & r.before(sequence, unit, entry, length);
+  if (kept != mask) store.memory.set(mask, kept);
 }
 
 /// Whether every row still has the entry whose block begins at `first`.
@@ -186,7 +190,7 @@ void shrink(Store& store, int sequence, std::int64_t length) noexcept {
   if (exact) {
     GridRecord committed = grid;
     if (!store.shape.open) committed.sealed_end = grid.exact_begin;
-    sealed_end = sealed_end_of(store, committed, length);
+    sealed_end = sealed_end_of(store.shape, committed, length);
     const std::int64_t unsealed_end = length < grid.sealed_end ? length : grid.sealed_end;
     for (std::int64_t first = sealed_end; first < unsealed_end; first += block_tokens) {
       // A block that eviction has released cannot go back to being unsealed.
@@ -199,26 +203,32 @@ void shrink(Store& store, int sequence, std::int64_t length) noexcept {
     const auto r = store.ref(s);
     for (int row = 0; row < store.shape.rows; ++row) {
       const int unit = row * store.shape.units_per_row;
-      int& count = r.entry_count(sequence, row);
+      int count = r.entry_count(sequence, row);
       for (int e = count - 1; e >= 0; --e) {
-        bool keeps_token = false;
+        bool keeps_token = false, is_whole = true;
         for (int u = unit; u < unit + store.shape.units_per_row; ++u) {
           keeps_token = keeps_token || r.first_position(sequence, u, e) < length;
-          clear_from(r, sequence, u, e, length);
+          is_whole = is_whole && r.before(sequence, u, e, length) == ~0ull;
+          clear_from(store, r, sequence, u, e, length);
         }
         // A packed entry holds other positions of every unit. Those that have none left still count
         // as sealed by their first position.
         for (int u = unit; keeps_token && u < unit + store.shape.units_per_row; ++u) {
           std::int32_t& first = r.first_position(sequence, u, e);
-          if (first >= length) first = static_cast<std::int32_t>(length - 1);
+          if (first >= length) store.memory.set(first, static_cast<std::int32_t>(length - 1));
         }
         if (!keeps_token) {
-          store.free_entry_page(r, sequence, row, e);
+          store.drop_newest_entry(r, sequence, row, e);
           --count;
         } else if (exact && !store.shape.open &&
                    r.first_position(sequence, unit, e) >= sealed_end) {
           store.free_entry_page(r, sequence, row, e);
+        } else if (is_whole) {
+          break;  // and so are all older ones
         }
+      }
+      if (count != r.entry_count(sequence, row)) {
+        store.memory.set(r.entry_count(sequence, row), count);
       }
     }
   }
@@ -234,6 +244,7 @@ void shrink(Store& store, int sequence, std::int64_t length) noexcept {
     const std::int64_t origin = store.shape.open ? reopened_block(store, sequence, length) : length;
     grid = GridRecord{.origin = origin, .sealed_end = origin, .exact_begin = origin};
   }
+  store.memory.wrote(&grid);
 }
 
 /// Takes back what reserve_step gave: the sequence is `length` tokens long again.
@@ -244,19 +255,22 @@ void abandon_reserved(Store& store, int sequence, std::int64_t length) noexcept 
     const auto r = store.ref(s);
     for (int row = 0; row < store.shape.rows; ++row) {
       const int unit = row * store.shape.units_per_row;
-      int& count = r.entry_count(sequence, row);
+      int count = r.entry_count(sequence, row);
       for (int e = count - 1; e >= 0; --e) {
         const std::int64_t first = r.first_position(sequence, unit, e);
         if (first < grid.sealed_end) break;
         if (first >= length) {
-          store.free_entry_page(r, sequence, row, e);
+          store.drop_newest_entry(r, sequence, row, e);
           --count;
           continue;
         }
         for (int u = unit; u < unit + store.shape.units_per_row; ++u) {
-          clear_from(r, sequence, u, e, length);
+          clear_from(store, r, sequence, u, e, length);
         }
         if (!store.shape.open) store.free_entry_page(r, sequence, row, e);
+      }
+      if (count != r.entry_count(sequence, row)) {
+        store.memory.set(r.entry_count(sequence, row), count);
       }
     }
   }

@@ -1,9 +1,11 @@
 /// Loading of one sequence: saved bytes are checked before anything is believed.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include "terse/cache/cache_state.hpp"
 #include "terse/cache/fingerprint.hpp"
@@ -68,12 +70,13 @@ template <bool Scatters>
   const std::byte* firsts = in.skip(count * sizeof(std::int32_t));
   const std::byte* deltas = Scatters ? in.skip(count * block_tokens * sizeof(std::uint16_t)) : live;
   if (live == nullptr || firsts == nullptr || deltas == nullptr) return false;
-  std::int64_t previous = 0;
+  std::int64_t previous = 0, newest_live = 0;
   for (std::size_t e = 0; e < count; ++e) {
     const std::int64_t first = load_at<std::int32_t>(firsts, e);
     const std::int64_t on_grid =
         grid.sealed_end + static_cast<std::int64_t>(e - sealed) * block_tokens;
     if (e < sealed ? first < previous || first >= grid.sealed_end : first != on_grid) return false;
+    if (first < newest_live) return false;
     previous = first;
     std::int64_t last_delta = 0;
     for (std::size_t t = 0; t < block_tokens; ++t) {
@@ -83,6 +86,7 @@ template <bool Scatters>
       last_delta = delta;
       const bool is_live = (load_at<std::uint64_t>(live, e) >> t & 1u) != 0;
       if (is_live && first + delta >= length) return false;
+      if (is_live) newest_live = std::max(newest_live, first + delta);
     }
   }
   return true;
@@ -201,6 +205,7 @@ template <class Store>
 template <class State>
 [[nodiscard]] Expected<SequenceId> load_sequence(State& state, Span<const std::byte> in,
                                                  std::uint64_t model_fingerprint) noexcept {
+  static_assert(std::is_same_v<typename State::Memory, HostMemory>);
   if (state.in_step) return inside_step();
   SaveHeader header;
   if (in.data() == nullptr || in.size() < sizeof header) {

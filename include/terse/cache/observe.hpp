@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "terse/cache/cache_state.hpp"
 #include "terse/config.hpp"
@@ -66,6 +67,7 @@ Status observe_slot(Store& store, int slot, Span<const StepPart> parts,
 template <class State>
 Status observe_layer(State& state, int layer, Span<const StepPart> parts,
                      Span<const float> column_sums) noexcept {
+  static_assert(std::is_same_v<typename State::Memory, HostMemory>);
   if (state.in_step) {
     return error(StatusCode::wrong_phase,
                  "terse::KVCache::observe: the step in progress may still be abandoned; keep the "

@@ -18,7 +18,9 @@ struct SequenceRecord {
   std::int32_t pending_tokens = 0;  ///< of the step in progress
   std::int32_t alive = 0;
   std::uint32_t generation = 0;
-  std::uint32_t padding = 0;
+  /// Set on the device only: a StatusCode, when it found what the host cannot see
+  /// (cuda/kv_cache.cuh).
+  std::int32_t failed = 0;
 };
 
 /// Where the block grid of a sequence stands. Lies in the caller's state buffer.
@@ -53,7 +55,7 @@ struct KVCacheRef {
   std::byte* tails = nullptr;                // [sequence, unit] of this slot
   SequenceRecord* sequences = nullptr;       // [sequence]
   GridRecord* grids = nullptr;               // [sequence]
-  std::uint8_t* appended = nullptr;          // [sequence]: holds the step in progress
+  std::uint8_t* appended = nullptr;          // [sequence, slot]: holds the step in progress
   std::int32_t* entry_counts = nullptr;      // [sequence, row]
   std::int32_t* page_table = nullptr;        // [sequence, row, entry], paged layouts
   std::uint64_t* live = nullptr;             // [sequence, unit, entry]
@@ -81,6 +83,11 @@ struct KVCacheRef {
   }
   [[nodiscard]] TERSE_HOST_DEVICE std::int32_t& entry_count(int sequence, int row) const noexcept {
     return entry_counts[row_index(sequence, row)];
+  }
+
+  /// Whether this slot holds the step in progress of a sequence.
+  [[nodiscard]] TERSE_HOST_DEVICE std::uint8_t& was_appended(int sequence) const noexcept {
+    return appended[static_cast<std::size_t>(sequence) * static_cast<std::size_t>(shape.slots)];
   }
 
   /// Page of an entry, or no_page while its tokens lie in the tail only.

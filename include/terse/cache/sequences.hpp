@@ -18,10 +18,8 @@ template <class State>
   for (int i = 0; i < state.config.max_sequences; ++i) {
     SequenceRecord& record = state.sequences[i];
     if (record.alive != 0) continue;
-    record.alive = 1;
-    record.length_tokens = 0;
-    record.pending_tokens = 0;
-    ++record.generation;
+    record = {.alive = 1, .generation = record.generation + 1};
+    state.memory.wrote(&record);
     state.for_each_store([&](auto& store) { store.clear_sequence(i); });
     return SequenceId{i, record.generation};
   }
@@ -36,8 +34,8 @@ Status release_sequence(State& state, SequenceId sequence) noexcept {
     shrink(store, sequence.index, 0);
     store.clear_sequence(sequence.index);
   });
-  state.sequences[sequence.index].alive = 0;
-  state.sequences[sequence.index].length_tokens = 0;
+  state.memory.set(state.sequences[sequence.index].alive, 0);
+  state.memory.set(state.sequences[sequence.index].length_tokens, 0);
   return {};
 }
 
@@ -53,8 +51,10 @@ template <class State>
   if (!room.ok()) return room;
   Expected<SequenceId> target = create_sequence(state);
   if (!target.ok()) return target;
+  state.memory.order();
   state.for_each_store([&](auto& store) { copy_sequence(store, source.index, target->index); });
-  state.sequences[target->index].length_tokens = state.sequences[source.index].length_tokens;
+  state.memory.set(state.sequences[target->index].length_tokens,
+                   state.sequences[source.index].length_tokens);
   return target;
 }
 
@@ -69,7 +69,7 @@ Status truncate_sequence(State& state, SequenceId sequence, std::int64_t length_
   }
   if (length_tokens == record.length_tokens) return {};
   state.for_each_store([&](auto& store) { shrink(store, sequence.index, length_tokens); });
-  record.length_tokens = length_tokens;
+  state.memory.set(record.length_tokens, length_tokens);
   return {};
 }
 

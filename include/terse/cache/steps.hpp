@@ -114,7 +114,7 @@ Status begin_step(State& state, Span<const StepPart> parts) noexcept {
     state.for_each_store([&](auto& store) {
       reserve_step(store, parts[i].sequence.index, record.length_tokens, parts[i].tokens);
     });
-    record.pending_tokens = parts[i].tokens;
+    state.memory.set(record.pending_tokens, parts[i].tokens);
     state.parts[static_cast<std::int64_t>(i)] = parts[i];
   }
   state.num_parts = static_cast<int>(parts.size());
@@ -184,8 +184,8 @@ Status commit_step(State& state, Span<const int> accepted_tokens) noexcept {
         shrink(store, index, length);
       }
     });
-    record.length_tokens = length;
-    record.pending_tokens = 0;
+    state.memory.set(record.length_tokens, length);
+    state.memory.set(record.pending_tokens, 0);
   }
   state.in_step = false;
   return {};
@@ -199,7 +199,7 @@ Status abandon_step(State& state) noexcept {
     SequenceRecord& record = state.sequences[index];
     state.for_each_store(
         [&](auto& store) { abandon_reserved(store, index, record.length_tokens); });
-    record.pending_tokens = 0;
+    state.memory.set(record.pending_tokens, 0);
   }
   state.in_step = false;
   return {};

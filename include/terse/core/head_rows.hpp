@@ -26,6 +26,20 @@ struct HeadRows {
     return {pointer, type, static_cast<std::int64_t>(heads) * channels, channels};
   }
 
+  /// One value as fp32.
+  [[nodiscard]] TERSE_HOST_DEVICE float get(std::int64_t row, int head,
+                                            int channel) const noexcept {
+    const std::int64_t i = row * row_stride + head * head_stride + channel;
+    switch (scalar) {
+      case Scalar::f16:
+        return to_float(static_cast<const F16*>(data)[i]);
+      case Scalar::bf16:
+        return to_float(static_cast<const BF16*>(data)[i]);
+      default:
+        return static_cast<const float*>(data)[i];
+    }
+  }
+
   /// Copies `channels` values of (row, head) as fp32.
   void load(std::int64_t row, int head, int channels, float* out) const noexcept {
     const std::int64_t at = row * row_stride + head * head_stride;

@@ -32,6 +32,15 @@ TERSE_HOST_DEVICE constexpr float to_float(BF16 x) noexcept {
 }
 
 TERSE_HOST_DEVICE constexpr float to_float(F16 x) noexcept {
+#if defined(__CUDA_ARCH__)
+  if (!__builtin_is_constant_evaluated()) {
+    float y;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }"
+        : "=f"(y)
+        : "r"(static_cast<std::uint32_t>(x.bits)));
+    return y;
+  }
+#endif
   const std::uint32_t sign = static_cast<std::uint32_t>(x.bits & 0x8000u) << 16;
   const std::uint32_t magnitude = static_cast<std::uint32_t>(x.bits & 0x7fffu) << 13;
   if (magnitude >= 0x0f800000u) {  // infinity and NaN
@@ -43,8 +52,16 @@ TERSE_HOST_DEVICE constexpr float to_float(F16 x) noexcept {
   return __builtin_bit_cast(float, sign | __builtin_bit_cast(std::uint32_t, scaled));
 }
 
-/// Round to nearest, ties to even; overflows to infinity as IEEE 754 says.
+/// Round to nearest, ties to even; overflows to infinity as IEEE 754 says. Which NaN a NaN becomes
+/// depends on the processor.
 TERSE_HOST_DEVICE constexpr F16 to_f16(float x) noexcept {
+#if defined(__CUDA_ARCH__)
+  if (!__builtin_is_constant_evaluated()) {
+    std::uint32_t pair;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(0.0f), "f"(x));
+    return {static_cast<std::uint16_t>(pair)};
+  }
+#endif
   const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, x);
   const auto sign = static_cast<std::uint16_t>((bits >> 16) & 0x8000u);
   const std::uint32_t magnitude = bits & 0x7fffffffu;
@@ -62,6 +79,11 @@ TERSE_HOST_DEVICE constexpr F16 to_f16(float x) noexcept {
 
 /// As to_f16, but finite input stays finite: magnitudes above 65504 become 65504.
 TERSE_HOST_DEVICE constexpr F16 to_f16_saturating(float x) noexcept {
+#if defined(__CUDA_ARCH__)
+  if (!__builtin_is_constant_evaluated() && x == x) {
+    return to_f16(fminf(fmaxf(x, -f16_max), f16_max));
+  }
+#endif
   return to_f16(x > f16_max ? f16_max : (x < -f16_max ? -f16_max : x));
 }
 

@@ -43,7 +43,7 @@ struct AttentionGate {
     float logit = -INFINITY;
   };
 
-  static void admit(TokenState& state, float gate_logit) noexcept {
+  TERSE_HOST_DEVICE static void admit(TokenState& state, float gate_logit) noexcept {
     if (gate_logit > state.logit) state.logit = gate_logit;
   }
 

@@ -11,7 +11,8 @@
 /// and, according to its signal,
 ///
 ///   static void observe(TokenState&, float column_sum);       // Signal::column_sum
-///   static void admit(TokenState&, float gate_logit);         // Signal::gate_logit
+///   static void admit(TokenState&, float gate_logit);         // Signal::gate_logit; for caches
+///                                                             // on the device TERSE_HOST_DEVICE
 ///
 /// An evictor with Reindex::cache_index also says how many leading positions form the part whose
 /// distance to the query shrinks: `static int prefix_tokens(const Params&)`.

@@ -43,9 +43,9 @@ struct TailSpec {
   }
 
   /// First position, counted from the block grid's origin, that the query at `p` reads exactly.
-  [[nodiscard]] TERSE_HOST_DEVICE constexpr std::int64_t sealed_before(
-      std::int64_t p) const noexcept {
-    const std::int64_t old = p + 1 - min_tokens;
+  template <class Int>
+  [[nodiscard]] TERSE_HOST_DEVICE constexpr Int sealed_before(Int p) const noexcept {
+    const Int old = p + 1 - min_tokens;
     return old <= 0 ? 0 : old / granule_tokens * granule_tokens;
   }
 

@@ -75,7 +75,11 @@ struct AffineSpec {
 namespace detail {
 
 TERSE_HOST_DEVICE inline void store_half(std::byte* section, int index, F16 half) noexcept {
+#if defined(__CUDA_ARCH__)  // a copy of two bytes would be two stores
+  reinterpret_cast<F16*>(section)[index] = half;
+#else
   std::memcpy(section + static_cast<std::size_t>(index) * sizeof half, &half, sizeof half);
+#endif
 }
 TERSE_HOST_DEVICE inline float load_half(const std::byte* section, int index) noexcept {
   F16 half;
@@ -173,123 +177,188 @@ struct AffineGroup {
     }
   }
 
+  /// What codes are computed with: `v` becomes (v - offset) / divisor steps.
+  struct Step {
+    float divisor = 0.0f;
+    float inverse = 0.0f;  ///< 1 / divisor, rounded; 0 where the divisor counts as 0
+    float offset = 0.0f;   ///< group_min as decode will read it
+  };
+
+  /// Parameters of a group.
+  struct Group {
+    Step step{};
+    F16 scale{};    ///< as stored
+    F16 minimum{};  ///< as stored, where there is one
+  };
+
+  TERSE_HOST_DEVICE static Step make_step(float divisor, float offset = 0.0f) noexcept {
+    // Of llama.cpp's formats, divisors that fp16 stores as zero give zero.
+    constexpr bool wide = S.rule == ScaleRule::signed_max_wide || S.rule == ScaleRule::abs_max_wide;
+    const bool is_zero = wide ? absolute(divisor) < 1e-30f : divisor == 0.0f;
+    return {divisor, is_zero ? 0.0f : rounded_quotient(1.0f, divisor), offset};
+  }
+
+  static constexpr bool needs_largest = S.rule == ScaleRule::signed_max_wide;
+
+  /// What parameters are found from; in whichever order the numbers are looked at.
+  struct Extremes {
+    float low = 0.0f;      ///< never -0
+    float high = 0.0f;     ///< never -0
+    float largest = 0.0f;  ///< the first number of the largest magnitude, where it is needed
+    [[nodiscard]] TERSE_HOST_DEVICE float peak() const noexcept {
+      return -low > high ? -low : high;
+    }
+  };
+
+  TERSE_HOST_DEVICE static Extremes find_extremes(const float* x, std::size_t stride,
+                                                  int count) noexcept {
+    float low = x[0], high = x[0];
+    for (int i = 1; i < count; ++i) {
+      const float v = x[static_cast<std::size_t>(i) * stride];
+      low = smaller(v, low);
+      high = larger(v, high);
+    }
+    Extremes e{low + 0.0f, high + 0.0f, 0.0f};
+    if constexpr (needs_largest) {
+      int first = 0;
+      while (absolute(x[static_cast<std::size_t>(first) * stride]) < e.peak()) ++first;
+      e.largest = x[static_cast<std::size_t>(first) * stride];
+    }
+    return e;
+  }
+
+  /// Parameters of the `count` numbers `x[i * stride]`, whose extremes are `e`.
+  TERSE_HOST_DEVICE static Group find_group(const Extremes& e, const float* x, std::size_t stride,
+                                            int count) noexcept {
+    Group g;
+    if constexpr (S.rule == ScaleRule::min_max) {
+      g.minimum = to_f16_saturating(e.low);
+      g.scale = to_f16_saturating(rounded_quotient(e.high - e.low, static_cast<float>(top_code)));
+      g.step = make_step(to_float(g.scale), to_float(g.minimum));
+    } else if constexpr (S.rule == ScaleRule::abs_max) {
+      g.scale = to_f16_saturating(
+          rounded_quotient(e.peak(), static_cast<float>((1 << (S.bits - 1)) - 1)));
+      g.step = make_step(to_float(g.scale));
+    } else if constexpr (S.rule == ScaleRule::abs_max_wide) {
+      g.step = make_step(rounded_quotient(e.peak(), static_cast<float>((1 << (S.bits - 1)) - 1)));
+      g.scale = to_f16_saturating(g.step.divisor);
+    } else if constexpr (S.rule == ScaleRule::signed_max_wide) {
+      g.step = make_step(rounded_quotient(e.largest, -static_cast<float>(1 << (S.bits - 1))));
+      g.scale = to_f16_saturating(g.step.divisor);
+    } else {
+      double errors[num_steps];
+      for (int k = 0; k < num_steps; ++k) {
+        errors[k] = 0.0;
+        const Step step = candidate_step(e.peak(), k);
+        if (step.divisor == 0.0f) continue;
+        for (int i = 0; i < count; ++i) {
+          errors[k] += squared_error(x[static_cast<std::size_t>(i) * stride], step);
+        }
+      }
+      g.step = candidate_step(e.peak(), best_step(errors));
+      g.scale = find_factor(x, stride, count, g.step);
+    }
+    return g;
+  }
+
+  // --- ScaleRule::least_squares, in pieces that threads may share. Sums go through the numbers in
+  // order; a product of two floats is exact in double, so no compiler can change them by fusing.
+
+  static constexpr bool searches_step = S.rule == ScaleRule::least_squares;
+  static constexpr int num_steps = 6;  ///< candidates
+
+  /// The k-th fraction of the step that covers `peak`; 0 where all numbers are as good as 0.
+  TERSE_HOST_DEVICE static Step candidate_step(float peak, int k) noexcept {
+    constexpr float fractions[num_steps] = {1.0f, 0.92f, 0.84f, 0.76f, 0.68f, 0.6f};
+    const float covering = rounded_quotient(peak, static_cast<float>(top_code) / 2.0f);
+    return make_step(covering > 1e-30f ? rounded_product(covering, fractions[k]) : 0.0f);
+  }
+  /// The level, in steps, that stands for a number.
+  TERSE_HOST_DEVICE static float level_of(float v, const Step& step) noexcept {
+    return static_cast<float>(encode(v, step)) - affine_format.centre;
+  }
+  TERSE_HOST_DEVICE static double squared_error(float v, const Step& step) noexcept {
+    const float difference = fused_multiply_add(-level_of(v, step), step.divisor, v);
+    return static_cast<double>(difference) * difference;
+  }
+  /// Of equal errors the first wins.
+  TERSE_HOST_DEVICE static int best_step(const double* errors) noexcept {
+    int best = 0;
+    for (int k = 1; k < num_steps; ++k) {
+      if (errors[k] < errors[best]) best = k;
+    }
+    return best;
+  }
+  /// The factor that brings the levels of `step` nearest to the numbers, as stored.
+  TERSE_HOST_DEVICE static F16 find_factor(const float* x, std::size_t stride, int count,
+                                           const Step& step) noexcept {
+    double dot = 0.0, norm = 0.0;
+    for (int i = 0; i < count; ++i) {
+      const float v = x[static_cast<std::size_t>(i) * stride];
+      const float level = level_of(v, step);
+      dot += static_cast<double>(v) * level;
+      norm += static_cast<double>(level) * level;
+    }
+    return best_factor(step.divisor, dot, norm);
+  }
+  /// The same, of sums over `v * level` and `level * level`.
+  TERSE_HOST_DEVICE static F16 best_factor(float step, double dot, double norm) noexcept {
+    return step == 0.0f ? F16{} : to_f16_saturating(static_cast<float>(dot / norm));
+  }
+
+  /// Code of a number.
+  TERSE_HOST_DEVICE static unsigned code_of(float v, const Step& step) noexcept {
+    return encode(v, step);
+  }
+
+  /// Stores the parameters of the group of (token, channel).
+  TERSE_HOST_DEVICE static void store_group(const CodecContext& context, int token, int channel,
+                                            const Group& g, std::byte* block) noexcept {
+    constexpr AffineFormat format = affine_format;
+    const Record r = record(context.side, context.width);
+    const int param = affine_param_index(format, context.width, token, channel);
+    detail::store_half(block + r.sections[1].offset_bytes, param, g.scale);
+    if constexpr (affine_format.has_min) {
+      detail::store_half(block + r.sections[2].offset_bytes, param, g.minimum);
+    }
+  }
+
  private:
   /// Encodes `count` numbers `x[i * stride]` that share one scale; the first lies at (token,
   /// channel), the others follow along the grouped axis.
   TERSE_HOST_DEVICE static void encode_group(const CodecContext& context, const float* x,
                                              std::size_t stride, int count, int token, int channel,
                                              std::byte* block) noexcept {
-    constexpr AffineFormat format = affine_format;
-    const Record r = record(context.side, context.width);
-    const int param = affine_param_index(format, context.width, token, channel);
-    std::byte* scales = block + r.sections[1].offset_bytes;
-
-    float low = x[0], high = x[0];
-    for (int i = 1; i < count; ++i) {
-      const float v = x[static_cast<std::size_t>(i) * stride];
-      low = v < low ? v : low;
-      high = v > high ? v : high;
-    }
-    const float peak = -low > high ? -low : high;
-
-    float scale = 0.0f;    // as decode will read it
-    float divisor = 0.0f;  // what codes are computed with
-    float offset = 0.0f;   // group_min as decode will read it
-    if constexpr (S.rule == ScaleRule::min_max) {
-      const F16 minimum = to_f16_saturating(low);
-      const F16 step = to_f16_saturating((high - low) / static_cast<float>(top_code));
-      detail::store_half(block + r.sections[2].offset_bytes, param, minimum);
-      detail::store_half(scales, param, step);
-      offset = to_float(minimum);
-      scale = divisor = to_float(step);
-    } else if constexpr (S.rule == ScaleRule::abs_max) {
-      const F16 step = to_f16_saturating(peak / static_cast<float>((1 << (S.bits - 1)) - 1));
-      detail::store_half(scales, param, step);
-      scale = divisor = to_float(step);
-    } else if constexpr (S.rule == ScaleRule::abs_max_wide) {
-      divisor = peak / static_cast<float>((1 << (S.bits - 1)) - 1);
-      detail::store_half(scales, param, to_f16_saturating(divisor));
-    } else if constexpr (S.rule == ScaleRule::signed_max_wide) {
-      int first = 0;  // of equal magnitudes the first decides the sign
-      while (absolute(x[static_cast<std::size_t>(first) * stride]) < peak) ++first;
-      divisor =
-          x[static_cast<std::size_t>(first) * stride] / -static_cast<float>(1 << (S.bits - 1));
-      detail::store_half(scales, param, to_f16_saturating(divisor));
-    } else {
-      divisor = best_step(x, stride, count, peak);
-      scale = divisor;
-    }
-
-    double dot = 0.0, norm = 0.0;
+    const Group g = find_group(find_extremes(x, stride, count), x, stride, count);
+    store_group(context, token, channel, g, block);
     for (int i = 0; i < count; ++i) {
-      const float v = x[static_cast<std::size_t>(i) * stride];
-      const unsigned code = encode(v, divisor, offset);
-      if constexpr (S.rule == ScaleRule::least_squares) {
-        const float level = static_cast<float>(code) - affine_format.centre;
-        dot += static_cast<double>(v) * level;
-        norm += static_cast<double>(level) * level;
-      }
       const int t = S.granularity == Granularity::per_channel ? token + i : token;
       const int c = S.granularity == Granularity::per_channel ? channel : channel + i;
-      store_code<S.bits>(block, code_place<S.bits>(context.side, context.width, t, c), code);
-    }
-    if constexpr (S.rule == ScaleRule::least_squares) {
-      scale = divisor == 0.0f ? 0.0f : static_cast<float>(dot / norm);
-      detail::store_half(scales, param, to_f16_saturating(scale));
+      store_code<S.bits>(block, code_place<S.bits>(context.side, context.width, t, c),
+                         code_of(x[static_cast<std::size_t>(i) * stride], g.step));
     }
   }
 
-  /// v * (1 / divisor) as llama.cpp computes it. Divisors that fp16 stores as zero give zero.
-  TERSE_HOST_DEVICE static float quotient(float v, float divisor) noexcept {
-    return absolute(divisor) < 1e-30f ? 0.0f : rounded_product(v, 1.0f / divisor);
-  }
-
-  TERSE_HOST_DEVICE static unsigned encode(float v, float divisor, float offset) noexcept {
+  TERSE_HOST_DEVICE static unsigned encode(float v, const Step& step) noexcept {
     if constexpr (S.rule == ScaleRule::signed_max_wide) {
       // llama.cpp adds the centre and one half, then truncates.
-      const float shifted = quotient(v, divisor) + (affine_format.centre + 0.5f);
+      const float shifted = rounded_product(v, step.inverse) + (affine_format.centre + 0.5f);
       return static_cast<unsigned>(clamp(static_cast<int>(shifted), 0, top_code));
     } else if constexpr (S.rule == ScaleRule::abs_max_wide) {
-      const float scaled = quotient(v, divisor);
+      const float scaled = rounded_product(v, step.inverse);
       const int whole = static_cast<int>(scaled);
       const float rest = scaled - static_cast<float>(whole);
       const int rounded = whole + (rest >= 0.5f ? 1 : 0) - (rest <= -0.5f ? 1 : 0);
       return static_cast<unsigned>(
           clamp(rounded + static_cast<int>(affine_format.centre), 0, top_code));
     } else {
-      if (divisor == 0.0f) return static_cast<unsigned>(affine_format.centre);
-      const float steps = (v - offset) / divisor;
+      const float steps = quotient_by_inverse(v - step.offset, step.divisor, step.inverse);
       // Clamped before rounding: a saturated scale may leave numbers far outside the grid.
-      const float shifted = clamp(steps + affine_format.centre, 0.0f, static_cast<float>(top_code));
-      return static_cast<unsigned>(round_half_even(shifted));
+      const float shifted =
+          smaller(larger(steps + affine_format.centre, 0.0f), static_cast<float>(top_code));
+      const auto code = static_cast<unsigned>(round_half_even(shifted));
+      return step.inverse == 0.0f ? static_cast<unsigned>(affine_format.centre) : code;
     }
-  }
-
-  /// The step with the least squared error among fractions of the covering one. Products of two
-  /// floats are exact in double, so no compiler can change a sum by fusing.
-  TERSE_HOST_DEVICE static float best_step(const float* x, std::size_t stride, int count,
-                                           float peak) noexcept {
-    constexpr float fractions[] = {1.0f, 0.92f, 0.84f, 0.76f, 0.68f, 0.6f};
-    const float covering = peak / (static_cast<float>(top_code) / 2.0f);
-    if (!(covering > 1e-30f)) return 0.0f;
-    float best = covering;
-    double best_error = -1.0;
-    for (const float fraction : fractions) {
-      const float step = covering * fraction;
-      double sum = 0.0;
-      for (int i = 0; i < count; ++i) {
-        const float v = x[static_cast<std::size_t>(i) * stride];
-        const float level = static_cast<float>(encode(v, step, 0.0f)) - affine_format.centre;
-        const auto difference =
-            static_cast<float>(static_cast<double>(v) - static_cast<double>(level) * step);
-        sum += static_cast<double>(difference) * difference;
-      }
-      if (best_error < 0.0 || sum < best_error) {
-        best_error = sum;
-        best = step;
-      }
-    }
-    return best;
   }
 };
 

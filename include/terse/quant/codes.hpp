@@ -57,6 +57,31 @@ TERSE_HOST_DEVICE constexpr CodePlace code_place(Side side, int width, int token
           static_cast<unsigned>(field * Bits)};
 }
 
+/// A place of a stored word of four bytes, one lane of a vector.
+struct WordCode {
+  int token;
+  int channel;     ///< may be beyond the width, where the place stays empty
+  unsigned shift;  ///< of the code in the word, its first byte the lowest
+};
+
+/// Stored words of a block's codes.
+template <int Bits>
+TERSE_HOST_DEVICE constexpr int code_words(Side side, int width) noexcept {
+  return block_tokens * stored_channels(Bits, side, width) * Bits / 32;
+}
+
+/// The `i`-th code of a stored word, 0 <= i < codes_per_lane(Bits): code_place turned round.
+template <int Bits>
+TERSE_HOST_DEVICE constexpr WordCode word_code(Side side, int width, int word, int i) noexcept {
+  constexpr int fields = 8 / Bits;
+  const int tile = vectors_per_tile(Bits, side, width);
+  const int vector = word / 16, neighbour = i % 4, field = i / 4;
+  const int lane = vector / tile * 16 + word % 16, in_tile = vector % tile;
+  const auto shift = static_cast<unsigned>(lane_byte(neighbour) * 8 + field * Bits);
+  if (side == Side::key) return {lane, (in_tile * fields + field) * 4 + neighbour, shift};
+  return {(in_tile / 4 * fields + field) * 16 + in_tile % 4 * 4 + neighbour, lane, shift};
+}
+
 template <int Bits>
 TERSE_HOST_DEVICE constexpr std::size_t codes_bytes(Side side, int width) noexcept {
   return static_cast<std::size_t>(block_tokens) *

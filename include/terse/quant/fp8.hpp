@@ -23,6 +23,15 @@ TERSE_HOST_DEVICE constexpr float from_e4m3(std::uint8_t code) noexcept {
 }
 
 TERSE_HOST_DEVICE constexpr std::uint8_t to_e4m3(float x) noexcept {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
+  if (!__builtin_is_constant_evaluated()) {
+    std::uint32_t pair;
+    asm("{ .reg .b16 half; cvt.rn.satfinite.e4m3x2.f32 half, %1, %2; cvt.u32.u16 %0, half; }"
+        : "=r"(pair)
+        : "f"(0.0f), "f"(x));
+    return static_cast<std::uint8_t>(pair);
+  }
+#endif
   const std::uint32_t bits = __builtin_bit_cast(std::uint32_t, x);
   const auto sign = static_cast<std::uint8_t>(bits >> 24 & 0x80u);
   const std::uint32_t magnitude = bits & 0x7fffffffu;

@@ -77,7 +77,8 @@ template <class Ref>
   w.tiles = ceil_div(w.rows * call.group, tile_vectors);
   w.units = r.shape.units_per_row * w.tiles;
   w.places = 1;  // a row that sees nothing is written too
-  if (!in_range || sequence.alive == 0 || sequence.generation != step.sequence.generation) {
+  if (!in_range || sequence.alive == 0 || sequence.failed != 0 ||
+      sequence.generation != step.sequence.generation) {
     w.sequence = -1;
     return w;
   }

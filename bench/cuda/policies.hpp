@@ -1,0 +1,19 @@
+/// Policies that the device's benchmarks name beside the library's own.
+#pragma once
+
+#include "terse/terse.hpp"
+
+namespace terse::bench {
+
+/// Keys with a scale per channel and block, values with one per token; the newest block is exact.
+template <int Bits>
+struct Diet {
+  using key_codec =
+      AffineGroup<AffineSpec{.bits = Bits, .granularity = Granularity::per_channel, .group = 64}>;
+  using value_codec = AffineGroup<AffineSpec{.bits = Bits}>;
+  static constexpr TailSpec tail{.min_tokens = 1};
+};
+/// KIVI with blocks of 64 tokens in place of 128.
+using Kivi2Short = Kivi<KiviSpec{.bits = 2, .residual_tokens = 64}>;
+
+}  // namespace terse::bench

@@ -1,0 +1,52 @@
+/// The basis of a codec, applied by a thread block to the tokens of a tile.
+#pragma once
+
+#include "terse/config.hpp"
+#include "terse/cuda/append/encode.cuh"
+#include "terse/cuda/warp/basis.cuh"
+#include "terse/policy/codec.hpp"
+#include "terse/quant/hadamard.hpp"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+/// As terse::hadamard, the same sums in the same order, a warp a token. By all threads, which meet
+/// at the end.
+static __device__ __forceinline__ void hadamard_tile(const TokenTile& tile, int width, int size) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
+  const float norm = hadamard_norm(size);
+  for (int t = static_cast<int>(threadIdx.x) / 32; t < tile.count; t += warps) {
+    float* row = tile.row(tile.first + t);
+    for (int half = 1; half < size; half *= 2) {
+      for (int pair = lane; pair < width / 2; pair += 32) {
+        float* x = row + 2 * pair - (pair & (half - 1));
+        const float a = x[0], b = x[half];
+        x[0] = a + b;
+        x[half] = a - b;
+      }
+      __syncwarp();
+    }
+    for (int c = lane; c < width; c += 32) row[c] *= norm;
+  }
+  __syncthreads();
+}
+
+/// Turns the tile's tokens into the basis of codec C. By all threads, which meet at the end.
+template <Codec C>
+__device__ void turn_tile(const CodecContext& context, const TokenTile& tile) {
+  if constexpr (HasHadamard<C>) {
+    hadamard_tile(tile, context.width, hadamard_size(context.width, C::hadamard_limit));
+  } else if constexpr (HasBasis<C>) {
+    for (int t = static_cast<int>(threadIdx.x); t < tile.count; t += static_cast<int>(blockDim.x)) {
+      C::to_basis(context, tile.row(tile.first + t));
+    }
+    __syncthreads();
+  }
+}
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -1,0 +1,46 @@
+/// What the device knows of the step in progress, and where it reports of sequences.
+#pragma once
+
+#include <cstdint>
+
+#include "terse/cache/config.hpp"
+#include "terse/config.hpp"
+#include "terse/cuda/cache/failure.cuh"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+
+/// The step in progress, in device memory: parts as begin_step took them, and the first row of
+/// each. A captured graph that reads it serves later steps too.
+struct StepView {
+  const std::int32_t* num_parts = nullptr;
+  const StepPart* parts = nullptr;           ///< `[part]`
+  const std::int32_t* first_rows = nullptr;  ///< `[part]`
+};
+
+namespace detail {
+
+/// Everything beside the tables that the device holds of sequences and steps.
+struct StepTables {
+  std::int32_t* num_parts = nullptr;
+  StepPart* parts = nullptr;
+  std::int32_t* first_rows = nullptr;
+  std::int32_t* truncations = nullptr;  // [sequence]
+  SequenceFailure* failures = nullptr;  // [sequence], the truth is the device's
+
+  template <class Carver>
+  void carve(Carver& carver, int sequences) noexcept {
+    const auto n = static_cast<std::size_t>(sequences);
+    num_parts = carver.template take<std::int32_t>(1);
+    parts = carver.template take<StepPart>(n);
+    first_rows = carver.template take<std::int32_t>(n);
+    truncations = carver.template take<std::int32_t>(n);
+    failures = carver.template take<SequenceFailure>(n);
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -1,0 +1,455 @@
+/// A cache on the device: attention over what it has appended, graphs, numbers that are none.
+#include <cmath>
+#include <limits>
+
+#include "cuda/attend_check.cuh"
+#include "cuda/twin.cuh"
+#include "support/catch.hpp"
+
+using namespace terse;
+using namespace terse::tests;
+
+namespace {
+
+constexpr int dim = 64, kv_heads = 2, query_heads = 8;
+using Dims = cuda::HeadDims<dim>;
+
+CacheConfig config_of(int layers, int max_step_tokens = 128) {
+  return {.num_layers = layers,
+          .num_query_heads = query_heads,
+          .num_kv_heads = kv_heads,
+          .head_dim = dim,
+          .max_sequences = 4,
+          .max_tokens = 1024,
+          .max_step_tokens = max_step_tokens};
+}
+
+/// Both caches, and steps of them.
+template <class P>
+struct Pair : Twin<PagedLayout<>, P> {
+  using Base = Twin<PagedLayout<>, P>;
+  using Base::device;
+  using Base::host;
+  Random random{7};
+
+  explicit Pair(int layers) : Base(config_of(layers)) {}
+
+  SequenceId create() {
+    const SequenceId id = *host.cache.create_sequence();
+    REQUIRE(*device.create_sequence(nullptr) == id);
+    return id;
+  }
+  void step(const std::vector<StepPart>& parts) {
+    int rows = 0;
+    for (const StepPart& part : parts) rows += part.tokens;
+    REQUIRE(host.cache.begin_step(parts).ok());
+    REQUIRE(device.begin_step(parts, nullptr).ok());
+    for (int layer = 0; layer < host.config.num_layers; ++layer) {
+      REQUIRE(this->append(random, layer, rows, Scalar::f16).ok());
+    }
+    REQUIRE(host.cache.commit_step().ok());
+    REQUIRE(device.commit_step(nullptr).ok());
+  }
+  void fill(SequenceId id, int length, int chunk) {
+    while (*device.length(id) < length) {
+      step({{id, std::min(chunk, length - static_cast<int>(*device.length(id)))}});
+    }
+  }
+};
+
+/// A launch of attention for the cache's step in progress, or the newest tokens of `parts`.
+struct Query {
+  std::vector<float> queries;
+  DeviceBytes parts, query_bytes, output, lse, workspace;
+  cuda::AttendInputs in;
+  cuda::AttendOutputs out;
+
+  template <class Ref>
+  Query(const Ref& view, const std::vector<StepPart>& host_parts, std::uint64_t seed)
+      : queries(Random(seed).normals(host_parts.size() * query_heads * dim)),
+        parts(DeviceBytes::copy_of(host_parts.data(), host_parts.size())),
+        query_bytes(DeviceBytes::copy_of(queries.data(), queries.size())),
+        output(queries.size() * sizeof(float)),
+        lse(host_parts.size() * query_heads * sizeof(float)) {
+    const auto rows = static_cast<int>(host_parts.size());
+    in = {parts.as<StepPart>(), rows, rows,
+          HeadRows::dense(query_bytes.as<float>(), Scalar::f32, query_heads, dim)};
+    out = {MutableHeadRows::dense(output.as<float>(), Scalar::f32, query_heads, dim),
+           lse.as<float>()};
+    workspace = DeviceBytes(*cuda::attend_workspace_bytes(view, in));
+    REQUIRE(cuda::clear_workspace(workspace.span(), nullptr).ok());
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  }
+  template <class Ref>
+  Status launch(const Ref& view, cudaStream_t stream) const {
+    return cuda::attend<Dims>(view, in, out, workspace.span(), {}, stream);
+  }
+};
+
+template <class C>
+std::vector<float> attend_on_device(const C& cache, const std::vector<StepPart>& parts,
+                                    std::uint64_t seed) {
+  const Query query(cache.layer(0), parts, seed);
+  REQUIRE(query.launch(cache.layer(0), nullptr).ok());
+  REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+  return query.output.to_host<float>();
+}
+
+template <class P>
+void check_attention(const Pair<P>& pair, const std::vector<StepPart>& parts) {
+  const Query query(pair.device.layer(0), parts, 11);
+  const Attended slow = run_attend(pair.host.cache.layer(0), {parts.data(), parts.size()},
+                                   query.queries, Path::oracle);
+  REQUIRE(slow.status.ok());
+  CHECK(relative_l2(attend_on_device(pair.device, parts, 11), slow.output) < device_tolerance);
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("attention over what the device has appended", "[cuda][kv_cache]", Kivi2,
+                   Int4Rotated, Fp8) {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Pair<TestType> pair(1);
+  const SequenceId a = pair.create(), b = pair.create();
+  pair.fill(a, 300, 128);
+  pair.step({{b, 100}, {a, 1}});
+  for (int i = 0; i < 3; ++i) pair.step({{a, 1}, {b, 1}});
+  check_attention(pair, {{a, 1}, {b, 1}});
+  REQUIRE(pair.host.cache.truncate(a, 150).ok());
+  REQUIRE(pair.device.truncate(a, 150, nullptr).ok());
+  const SequenceId c = *pair.host.cache.fork(b);
+  REQUIRE(*pair.device.fork(b, nullptr) == c);
+  pair.step({{c, 5}, {a, 2}});
+  check_attention(pair, {{c, 1}, {a, 1}, {b, 1}});
+}
+
+TEST_CASE("appends and attention of a captured graph serve later steps", "[cuda][kv_cache]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Pair<Kivi2> pair(2);
+  const SequenceId a = pair.create(), b = pair.create();
+  pair.fill(a, 127, 64);
+  pair.fill(b, 60, 64);
+  const std::vector<StepPart> parts = {{a, 1}, {b, 1}};
+  TwinInputs inputs(pair.random, pair.shape(0), 2, Scalar::f16);
+  const Query query(pair.device.layer(0), parts, 3);
+  cudaStream_t stream;
+  cudaGraph_t graph;
+  cudaGraphExec_t replayable = nullptr;
+  REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+  for (int i = 0; i < 140; ++i) {
+    const TwinInputs fresh(pair.random, pair.shape(0), 2, Scalar::f16);
+    // The graph's inputs stay where they are; numbers and strides are those of the first.
+    for (int side = 0; side < 2; ++side) {
+      TwinRows& own = side == 0 ? inputs.keys : inputs.values;
+      const TwinRows& other = side == 0 ? fresh.keys : fresh.values;
+      for (std::size_t n = 0; n < own.host.size() && n < other.host.size(); ++n) {
+        own.host[n] = other.host[n];
+      }
+      REQUIRE(cudaMemcpy(own.device.as<std::byte>(), own.host.data(), own.host.size(),
+                         cudaMemcpyDefault) == cudaSuccess);
+    }
+    REQUIRE(pair.host.cache.begin_step(parts).ok());
+    REQUIRE(pair.device.begin_step(parts, stream).ok());
+    for (int layer = 0; layer < 2; ++layer) {
+      REQUIRE(pair.host.cache.append(layer, inputs.on_host()).ok());
+    }
+    if (replayable == nullptr) {
+      REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+      for (int layer = 0; layer < 2; ++layer) {
+        REQUIRE(pair.device.append(layer, inputs.on_device(), stream).ok());
+      }
+      REQUIRE(query.launch(pair.device.layer(0), stream).ok());
+      // Bookkeeping would be replayed with old tables.
+      CHECK(pair.device.abandon_step(stream).code == StatusCode::wrong_phase);
+      CHECK(pair.device.create_sequence(stream).status().code == StatusCode::wrong_phase);
+      REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+      REQUIRE(cudaGraphInstantiate(&replayable, graph, 0) == cudaSuccess);
+    } else {
+      CHECK(pair.device.commit_step(stream).code == StatusCode::wrong_phase);
+      REQUIRE(pair.device.appended_by_graph().ok());
+    }
+    REQUIRE(cudaGraphLaunch(replayable, stream) == cudaSuccess);
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+    if (i % 20 == 0 || i > 130) {
+      const Attended slow = run_attend(pair.host.cache.layer(0), {parts.data(), parts.size()},
+                                       query.queries, Path::oracle);
+      REQUIRE(slow.status.ok());
+      CHECK(relative_l2(query.output.to_host<float>(), slow.output) < device_tolerance);
+      REQUIRE(pair.difference(4) == "");
+    }
+    REQUIRE(pair.host.cache.commit_step().ok());
+    REQUIRE(pair.device.commit_step(stream).ok());
+  }
+  REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+  REQUIRE(pair.difference(4) == "");
+  // A replay outside a step finds no tokens to append.
+  REQUIRE(cudaGraphLaunch(replayable, stream) == cudaSuccess);
+  CHECK(pair.device.recover(a, stream).code == StatusCode::wrong_phase);
+  CHECK(pair.device.recover(b, stream).code == StatusCode::wrong_phase);
+  CHECK(pair.device.recover(a, stream).ok());
+  CHECK(pair.difference(4) == "");
+  cudaGraphExecDestroy(replayable);
+  cudaGraphDestroy(graph);
+  cudaStreamDestroy(stream);
+}
+
+TEST_CASE("graphs that do not serve their step", "[cuda][kv_cache]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Pair<Kivi2> pair(2);
+  const SequenceId a = pair.create(), b = pair.create(), c = pair.create();
+  pair.step({{a, 100}, {b, 100}, {c, 100}});
+  cudaStream_t stream;
+  REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+  const auto begin = [&](const std::vector<StepPart>& parts) {
+    REQUIRE(pair.device.begin_step(parts, stream).ok());
+  };
+  const TwinInputs inputs(pair.random, pair.shape(0), 32, Scalar::f16);
+  // Captured, and not launched, in a step of {8, 1} tokens.
+  const auto capture = [&](int layers) {
+    cudaGraph_t graph;
+    cudaGraphExec_t replayable;
+    begin({{a, 8}, {b, 1}});
+    REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal) == cudaSuccess);
+    for (int layer = 0; layer < layers; ++layer) {
+      REQUIRE(pair.device.append(layer, inputs.on_device(), stream).ok());
+    }
+    REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+    REQUIRE(cudaGraphInstantiate(&replayable, graph, 0) == cudaSuccess);
+    cudaGraphDestroy(graph);
+    return replayable;
+  };
+  const auto replayed = [&](cudaGraphExec_t graph) {
+    REQUIRE(cudaGraphLaunch(graph, stream) == cudaSuccess);
+    REQUIRE(pair.device.appended_by_graph().ok());
+    REQUIRE(pair.device.commit_step(stream).ok());
+  };
+  const auto failed = [&](SequenceId id) {
+    const Status s = pair.device.recover(id, stream);
+    CHECK((s.ok() || s.code == StatusCode::wrong_phase));
+    CHECK(pair.device.recover(id, stream).ok());
+    return !s.ok();
+  };
+  cudaGraphExec_t graph = nullptr;
+  SECTION("a step that was captured and never launched") {
+    graph = capture(2);
+    REQUIRE(pair.device.commit_step(stream).ok());
+    CHECK(failed(a));
+    CHECK(failed(b));
+    CHECK(*pair.device.length(a) == 100);
+  }
+  SECTION("more parts than were captured") {
+    graph = capture(2);
+    REQUIRE(pair.device.abandon_step(stream).ok());
+    begin({{a, 8}, {b, 1}, {c, 1}});
+    replayed(graph);
+    CHECK(failed(c));
+    CHECK_FALSE(failed(a));
+    CHECK(*pair.device.length(c) == 100);
+    CHECK(*pair.device.length(b) == 101);
+    REQUIRE(pair.device.truncate(a, 100, stream).ok());
+    REQUIRE(pair.device.truncate(b, 100, stream).ok());
+  }
+  SECTION("more rows than were captured") {
+    graph = capture(2);
+    REQUIRE(pair.device.abandon_step(stream).ok());
+    begin({{a, 8}, {b, 8}});
+    replayed(graph);
+    CHECK_FALSE(failed(a));
+    CHECK(failed(b));
+    REQUIRE(pair.device.truncate(a, 100, stream).ok());
+  }
+  SECTION("a layer that was not captured") {
+    graph = capture(1);
+    REQUIRE(pair.device.abandon_step(stream).ok());
+    begin({{a, 8}, {b, 1}});
+    replayed(graph);
+    CHECK(failed(a));
+    CHECK(failed(b));
+  }
+  SECTION("a sequence that took the place of a captured one") {
+    graph = capture(2);
+    REQUIRE(pair.device.abandon_step(stream).ok());
+    const SequenceId twin = *pair.device.fork(c, stream);
+    REQUIRE(pair.device.release(a, stream).ok());
+    REQUIRE(pair.device.create_sequence(stream)->index == a.index);
+    REQUIRE(cudaGraphLaunch(graph, stream) == cudaSuccess);
+    CHECK_FALSE(failed({a.index, a.generation + 1}));
+    REQUIRE(pair.device.release({a.index, a.generation + 1}, stream).ok());
+    REQUIRE(pair.device.release(twin, stream).ok());
+    cudaGraphExecDestroy(graph);
+    cudaStreamDestroy(stream);
+    return;
+  }
+  SECTION("a replayed step that is abandoned untold") {
+    graph = capture(2);
+    REQUIRE(pair.device.abandon_step(stream).ok());
+    begin({{a, 8}, {b, 1}});
+    REQUIRE(cudaGraphLaunch(graph, stream) == cudaSuccess);
+    REQUIRE(pair.device.abandon_step(stream).ok());
+  }
+  // Whatever happened, all go on as if it had not.
+  REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+  for (const SequenceId id : {a, b, c}) CHECK(pair.masks_agree(id));
+  pair.step({{a, 1}, {b, 1}, {c, 1}});
+  for (const SequenceId id : {a, b, c}) CHECK(pair.masks_agree(id));
+  check_attention(pair, {{a, 1}, {b, 1}, {c, 1}});
+  CHECK(pair.device.memory_usage().live_tokens == pair.host.cache.memory_usage().live_tokens);
+  cudaGraphExecDestroy(graph);
+  cudaStreamDestroy(stream);
+}
+
+TEST_CASE("a device's tables are no host cache's", "[cuda][kv_cache]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Pair<Kivi2> pair(1);
+  pair.fill(pair.create(), 200, 128);
+  const OwnedBuffers copy = pair.download();
+  const auto attached = KVCache<PagedLayout<>, Kivi2>::attach(pair.host.config, copy.view());
+  CHECK(attached.status().code == StatusCode::mismatch);
+}
+
+TEMPLATE_TEST_CASE("a NaN fails its sequence and nothing else", "[cuda][kv_cache]", Kivi2,
+                   (KeyValue<Kivi4::key_codec, Int8>), Int4Rotated) {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  PolicyConfig<PolicyOf<TestType>> policy;
+  if constexpr (!std::is_same_v<TestType, Int4Rotated>) policy.tail = TailSpec{.min_tokens = 1};
+  Twin<PagedLayout<>, TestType> twin(config_of(2), {policy});
+  Random random(5);
+  const SequenceId bad = *twin.host.cache.create_sequence();
+  const SequenceId good = *twin.host.cache.create_sequence();
+  REQUIRE(*twin.device.create_sequence(nullptr) == bad);
+  REQUIRE(*twin.device.create_sequence(nullptr) == good);
+  const auto begin = [&](const std::vector<StepPart>& parts) {
+    REQUIRE(twin.host.cache.begin_step(parts).ok());
+    REQUIRE(twin.device.begin_step(parts, nullptr).ok());
+  };
+  const auto commit = [&] {
+    REQUIRE(twin.host.cache.commit_step().ok());
+    REQUIRE(twin.device.commit_step(nullptr).ok());
+  };
+  for (const int tokens : {100, 27}) {
+    begin({{bad, tokens}, {good, tokens}});
+    for (int layer = 0; layer < 2; ++layer) {
+      REQUIRE(twin.append(random, layer, 2 * tokens, Scalar::f32).ok());
+    }
+    commit();
+  }
+  const int steps = GENERATE(1, 90, 250);
+  const bool in_values = GENERATE(false, true);
+  CAPTURE(steps, in_values);
+  const float none = in_values ? std::numeric_limits<float>::infinity() : NAN;
+  for (int i = 0; i < steps; ++i) {
+    const std::vector<StepPart> both = {{bad, 1}, {good, 1}};
+    REQUIRE(twin.host.cache.begin_step({&both[1], 1}).ok());
+    REQUIRE(twin.device.begin_step(both, nullptr).ok());
+    for (int layer = 0; layer < 2; ++layer) {
+      TwinInputs in(random, twin.shape(0), 2, Scalar::f32);
+      if (i == 0 && layer == 1) {
+        (in_values ? in.values : in.keys).put(0, 1, 33, none);
+        (in_values ? in.values : in.keys).send();
+      }
+      REQUIRE(twin.device.append(layer, in.on_device(), nullptr).ok());
+      terse::AppendInputs own = in.on_host();
+      own.keys.data = in.keys.host.data() + in.keys.row_stride * 4;
+      own.values.data = in.values.host.data() + in.values.row_stride * 4;
+      REQUIRE(twin.host.cache.append(layer, own).ok());
+      REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    }
+    commit();
+  }
+  CHECK(*twin.device.length(bad) == 127 + steps);
+  const auto output = attend_on_device(twin.device, {{bad, 1}}, 9);
+  CHECK(std::all_of(output.begin(), output.end(), [](float x) { return x == 0.0f; }));
+
+  SECTION("recover takes the sequence back") {
+    const Status found = twin.device.recover(bad, nullptr);
+    CHECK(found.code == StatusCode::not_finite);
+    CHECK(found.detail == 1);
+    CHECK(twin.device.recover(bad, nullptr).ok());
+    CHECK(twin.device.recover(good, nullptr).ok());
+    CHECK(*twin.device.length(bad) == 127);
+    CHECK(twin.device.memory_usage().live_tokens == twin.host.cache.memory_usage().live_tokens);
+    // Both go on: attention agrees with a host that never saw the step.
+    for (int i = 0; i < 3; ++i) {
+      begin({{bad, 30}, {good, 1}});
+      for (int layer = 0; layer < 2; ++layer) {
+        REQUIRE(twin.append(random, layer, 31, Scalar::f32).ok());
+      }
+      commit();
+    }
+    for (const SequenceId id : {bad, good}) {
+      const StepPart part{id, 1};
+      const Query query(twin.device.layer(0), {part}, 9);
+      const Attended slow =
+          run_attend(twin.host.cache.layer(0), {&part, 1}, query.queries, Path::oracle);
+      REQUIRE(slow.status.ok());
+      CHECK(relative_l2(attend_on_device(twin.device, {part}, 9), slow.output) < device_tolerance);
+    }
+  }
+  SECTION("a twin has failed too, and recovers alone") {
+    const auto twin_id = twin.device.fork(bad, nullptr);
+    REQUIRE(twin_id.ok());
+    CHECK(twin.device.recover(*twin_id, nullptr).code == StatusCode::not_finite);
+    CHECK(*twin.device.length(*twin_id) == 127);
+    CHECK(*twin.device.length(bad) == 127 + steps);
+  }
+  SECTION("a truncation that cuts nothing does not matter") {
+    REQUIRE(twin.device.truncate(bad, 127 + steps, nullptr).ok());
+    CHECK(twin.device.recover(bad, nullptr).code == StatusCode::not_finite);
+  }
+  SECTION("truncated unnoticed, it can only be released") {
+    REQUIRE(twin.device.truncate(bad, 20, nullptr).ok());
+    CHECK(twin.device.recover(bad, nullptr).code == StatusCode::stale_sequence);
+    CHECK(twin.device.recover(bad, nullptr).code == StatusCode::stale_sequence);
+    REQUIRE(twin.device.release(bad, nullptr).ok());
+    const auto fresh = twin.device.create_sequence(nullptr);
+    REQUIRE(fresh.ok());
+    CHECK(twin.device.recover(*fresh, nullptr).ok());
+  }
+}
+
+TEST_CASE("what the host can see of a device cache is refused there", "[cuda][kv_cache]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  using C = cuda::KVCache<PagedLayout<>, Kivi2>;
+  Pair<Kivi2> pair(1);
+  C& cache = pair.device;
+  const SequenceId id = pair.create();
+  const StepPart part{id, 3};
+  TwinInputs in(pair.random, pair.shape(0), 3, Scalar::f32);
+  CHECK(cache.append(0, in.on_device(), nullptr).code == StatusCode::wrong_phase);
+  CHECK(cache.appended_by_graph().code == StatusCode::wrong_phase);
+  REQUIRE(cache.begin_step({&part, 1}, nullptr).ok());
+  CHECK(cache.recover(id, nullptr).code == StatusCode::wrong_phase);
+  CHECK(cache.commit_step(nullptr).code == StatusCode::wrong_phase);
+  CHECK(cache.append(1, in.on_device(), nullptr).code == StatusCode::invalid_argument);
+  terse::AppendInputs wrong = in.on_device();
+  wrong.keys.data = nullptr;
+  CHECK(cache.append(0, wrong, nullptr).code == StatusCode::null_pointer);
+  wrong = in.on_device();
+  wrong.values.data = static_cast<const std::byte*>(wrong.values.data) + 1;
+  CHECK(cache.append(0, wrong, nullptr).code == StatusCode::misaligned);
+  wrong = in.on_device();
+  wrong.values.head_stride = 5;
+  CHECK(cache.append(0, wrong, nullptr).code == StatusCode::invalid_argument);
+  REQUIRE(cache.append(0, in.on_device(), nullptr).ok());
+  CHECK(cache.append(0, in.on_device(), nullptr).code == StatusCode::already_appended);
+  REQUIRE(cache.commit_step(nullptr).ok());
+  CHECK(*cache.length(id) == 3);
+  REQUIRE(cache.release(id, nullptr).ok());
+  CHECK(cache.recover(id, nullptr).code == StatusCode::stale_sequence);
+
+  const auto plan = *C::plan(config_of(1));
+  DeviceBytes pages(plan.pages_bytes), tails(plan.tails_bytes);
+  DeviceBytes state(plan.state_bytes);
+  AlignedBytes mirror(plan.mirror_bytes);
+  const cuda::CacheBuffers buffers{pages.span(), tails.span(), state.span(), mirror.span()};
+  cuda::CacheBuffers small = buffers;
+  small.state = {small.state.data(), small.state.size() - 1};
+  CHECK(C::create(config_of(1), small, nullptr).status().code == StatusCode::buffer_too_small);
+  small = buffers;
+  small.mirror = {small.mirror.data(), small.mirror.size() - 1};
+  CHECK(C::create(config_of(1), small, nullptr).status().code == StatusCode::buffer_too_small);
+  CacheConfig wide = config_of(1);
+  wide.head_dim = 1024;
+  wide.rope = {};
+  CHECK(C::plan(wide).status().code == StatusCode::unsupported);
+}

@@ -1,0 +1,339 @@
+/// A cache on the host and one on the device, driven by the same calls. After each of them what
+/// they hold must be the same, bit for bit.
+#pragma once
+
+#include <algorithm>
+#include <cstring>
+#include <string>
+#include <tuple>
+#include <vector>
+
+#include "terse/cuda/kv_cache.cuh"
+
+#include "cuda/device_memory.cuh"
+
+namespace terse::tests {
+
+enum class Numbers {
+  normal,
+  odd,  ///< also zeros of both signs, constants, tiny and huge ones
+};
+
+/// Rows of a tensor `[row, head, channel]` on both sides, not dense.
+struct TwinRows {
+  std::vector<std::byte> host;
+  DeviceBytes device;
+  Scalar scalar;
+  std::int64_t head_stride, row_stride;
+
+  TwinRows(Random& random, int rows, int heads, int channels, Scalar type, float spread,
+           Numbers numbers)
+      : scalar(type),
+        head_stride(channels + random.below(2) * 3),
+        row_stride(heads * head_stride + random.below(2) * 5) {
+    const auto size = static_cast<std::size_t>(rows * row_stride);
+    host.resize(size * static_cast<std::size_t>(scalar_bytes(type)));
+    for (int row = 0; row < rows; ++row) {
+      for (int h = 0; h < heads; ++h) {
+        const int kind = numbers == Numbers::odd ? random.below(12) : 11;
+        for (int c = 0; c < channels; ++c) {
+          float x = spread * random.normal();
+          if (kind == 0) x = random.below(2) == 0 ? 0.0f : -0.0f;
+          if (kind == 1) x = 0.75f;
+          if (kind == 2) x *= 1e-7f;
+          if (kind == 3 && random.below(20) == 0) x *= 1e6f;
+          put(row, h, c, x);
+        }
+      }
+    }
+    send();
+  }
+  void put(int row, int head, int channel, float x) {
+    const auto i = static_cast<std::size_t>(row * row_stride + head * head_stride + channel);
+    if (scalar == Scalar::f32) {
+      std::memcpy(&host[i * 4], &x, 4);
+    } else if (scalar == Scalar::f16) {
+      const F16 half = to_f16_saturating(x);
+      std::memcpy(&host[i * 2], &half, 2);
+    } else {
+      const BF16 brain = to_bf16(x);
+      std::memcpy(&host[i * 2], &brain, 2);
+    }
+  }
+  void send() { device = DeviceBytes::copy_of(host.data(), host.size()); }
+  [[nodiscard]] HeadRows on_host() const { return {host.data(), scalar, row_stride, head_stride}; }
+  [[nodiscard]] HeadRows on_device() const {
+    return {device.as<std::byte>(), scalar, row_stride, head_stride};
+  }
+};
+
+/// What one append of one layer is given.
+struct TwinInputs {
+  TwinRows keys, values, gates;
+
+  TwinInputs(Random& random, const ClassShape& shape, int rows, Scalar type,
+             Numbers numbers = Numbers::normal)
+      : keys(random, rows, shape.unit.units * shape.unit.key_streams, shape.key_width, type, 1.0f,
+             numbers),
+        values(random, rows, shape.unit.units * shape.unit.value_streams, shape.value_width, type,
+               0.3f, numbers),
+        gates(random, rows, shape.kv_heads, 1, Scalar::f32, 1.0f, numbers) {}
+  [[nodiscard]] terse::AppendInputs on_host() const {
+    return {keys.on_host(), values.on_host(), gates.on_host()};
+  }
+  [[nodiscard]] terse::AppendInputs on_device() const {
+    return {keys.on_device(), values.on_device(), gates.on_device()};
+  }
+};
+
+template <Layout L, class Policy>
+class Twin {
+ public:
+  using Host = KVCache<L, Policy>;
+  using Device = cuda::KVCache<L, Policy>;
+  static constexpr int num_classes = Host::num_classes;
+
+  Twin(const CacheConfig& config, const typename Host::Configs& policies = {})
+      : host(config, policies),
+        pages_(DeviceBytes::copy_of(host.buffers.pages.span().data(),
+                                    host.buffers.pages.span().size())),
+        tails_(host.buffers.tails.span().size()),
+        state_(Device::plan(config, policies)->state_bytes),
+        mirror_(Device::plan(config, policies)->mirror_bytes),
+        device(std::move(
+            *Device::create(config, {pages_.span(), tails_.span(), state_.span(), mirror_.span()},
+                            nullptr, policies))) {}
+
+  [[nodiscard]] const ClassShape& shape(int layer) const {
+    return host.cache.memory_plan().classes[host.cache.place(layer).policy_class].shape;
+  }
+
+  /// Appends the same rows to a layer of both.
+  Status append(Random& random, int layer, int rows, Scalar type,
+                Numbers numbers = Numbers::normal) {
+    const TwinInputs in(random, shape(layer), rows, type, numbers);
+    const Status a = host.cache.append(layer, in.on_host());
+    const Status b = device.append(layer, in.on_device(), nullptr);
+    if (a.code != b.code) return error(StatusCode::mismatch, "append: another status");
+    // The inputs must outlive the launch.
+    return a.ok() ? cuda::to_status(cudaDeviceSynchronize(), "append: the kernel failed") : a;
+  }
+
+  /// A host copy of the device's buffers.
+  [[nodiscard]] OwnedBuffers download() const {
+    OwnedBuffers copy{host.cache.memory_plan()};
+    for (const auto& [to, from] : {std::pair{&copy.pages, &pages_}, std::pair{&copy.tails, &tails_},
+                                   std::pair{&copy.state, &state_}}) {
+      const auto bytes = from->template to_host<std::byte>();
+      std::memcpy(to->span().data(), bytes.data(), to->span().size());
+    }
+    return copy;
+  }
+
+  /// Whether the live masks of all entries of a sequence are the same in layer 0.
+  [[nodiscard]] bool masks_agree(SequenceId id) const requires(num_classes == 1) {
+    const OwnedBuffers own = download();
+    const auto a = host.cache.layer(0);
+    const auto b =
+        cuda::rebase(device.layer(0), {pages_.span(), tails_.span(), state_.span()}, own.view());
+    bool agree = true;
+    for (int unit = 0; unit < a.shape.unit.units; ++unit) {
+      const int count = a.entry_count(id.index, a.row_of_unit(unit));
+      agree = agree && b.entry_count(id.index, b.row_of_unit(unit)) == count;
+      for (int e = 0; e < count; ++e) {
+        agree = agree && a.live_mask(id.index, unit, e) == b.live_mask(id.index, unit, e);
+      }
+    }
+    return agree;
+  }
+
+  /// What is not the same, or nothing.
+  [[nodiscard]] std::string difference(int sequences) const {
+    if (cudaDeviceSynchronize() != cudaSuccess) return "the device reports an error";
+    const OwnedBuffers own = download();
+    const Buffers copy = own.view();
+    std::string text = bytes("pages", copy.pages, host.buffers.pages.span());
+    if (text.empty()) text = bytes("tails", copy.tails, host.buffers.tails.span());
+    for (int layer = 0; layer < host.config.num_layers && text.empty(); ++layer) {
+      (void)host.cache.visit_layer(layer, [&](const auto& a) {
+        (void)device.visit_layer(layer, [&](const auto& b) {
+          if constexpr (std::is_same_v<decltype(a), decltype(b)>) {
+            const auto c = cuda::rebase(b, {pages_.span(), tails_.span(), state_.span()}, copy);
+            for (int i = 0; i < sequences && text.empty(); ++i) text = tables(a, c, i);
+          }
+          return Status{};
+        });
+        return Status{};
+      });
+    }
+    const MemoryUsage a = host.cache.memory_usage(), b = device.memory_usage();
+    if (text.empty() && (a.pages_free != b.pages_free || a.live_tokens != b.live_tokens)) {
+      text = "memory usage";
+    }
+    return text;
+  }
+
+  CacheFixture<L, Policy> host;
+
+ private:
+  DeviceBytes pages_, tails_, state_;
+  AlignedBytes mirror_;
+
+  [[nodiscard]] static std::string bytes(const char* name, Span<std::byte> a, Span<std::byte> b) {
+    for (std::size_t i = 0; i < a.size(); ++i) {
+      if (a.data()[i] != b.data()[i]) {
+        return std::string(name) + ": byte " + std::to_string(i) + " of " +
+               std::to_string(a.size()) + " is " + std::to_string(static_cast<int>(a.data()[i])) +
+               ", should be " + std::to_string(static_cast<int>(b.data()[i]));
+      }
+    }
+    return "";
+  }
+
+  template <class Ref>
+  [[nodiscard]] static std::string tables(const Ref& a, const Ref& b, int i) {
+    const SequenceRecord &ra = a.sequences[i], &rb = b.sequences[i];
+    if (rb.failed != 0) return "a sequence has failed";
+    if (ra.length_tokens != rb.length_tokens || ra.pending_tokens != rb.pending_tokens ||
+        ra.alive != rb.alive || ra.generation != rb.generation) {
+      return "a sequence's record";
+    }
+    if (ra.alive == 0) return "";
+    const GridRecord &ga = a.grids[i], &gb = b.grids[i];
+    if (ga.origin != gb.origin || ga.sealed_end != gb.sealed_end ||
+        ga.exact_begin != gb.exact_begin || ga.decoded_before != gb.decoded_before) {
+      return "a grid";
+    }
+    if (ra.pending_tokens > 0 && a.was_appended(i) != b.was_appended(i)) return "was_appended";
+    for (int unit = 0; unit < a.shape.unit.units; ++unit) {
+      const int row = a.row_of_unit(unit);
+      if (a.entry_count(i, row) != b.entry_count(i, row)) return "an entry count";
+      for (int e = 0; e < a.entry_count(i, row); ++e) {
+        if (a.page(i, row, e) != b.page(i, row, e)) return "a page number";
+        if (ra.pending_tokens > 0 && a.was_appended(i) == 0) continue;
+        if (a.live_mask(i, unit, e) != b.live_mask(i, unit, e)) return "a live mask";
+        for (int t = 0; t < block_tokens; ++t) {
+          if (a.position(i, unit, e, t) != b.position(i, unit, e, t)) return "a position";
+          if constexpr (token_state_bytes < typename Ref::policy::evictor >> 0) {
+            const std::size_t at =
+                a.unit_entry(i, unit, e) * block_tokens + static_cast<std::size_t>(t);
+            if ((a.live_mask(i, unit, e) >> t & 1) != 0 &&
+                std::memcmp(a.token_states + at, b.token_states + at, sizeof *a.token_states) !=
+                    0) {
+              return "the state of a token";
+            }
+          }
+        }
+      }
+    }
+    return "";
+  }
+
+ public:
+  Device device;
+};
+
+/// Random calls on both. Returns what went wrong first, or nothing.
+template <class T>
+class TwinRun {
+ public:
+  TwinRun(T& twin, std::uint64_t seed) : twin_(twin), random_(seed) {}
+
+  std::string go(int operations) {
+    for (int n = 0; n < operations && trouble_.empty(); ++n) {
+      operation();
+      if (trouble_.empty()) trouble_ = twin_.difference(sequences());
+      if (!trouble_.empty())
+        trouble_ = "call " + std::to_string(n) + ", " + name_ + ": " + trouble_;
+    }
+    if (trouble_.empty() && steps_ < operations / 4) trouble_ = "too few steps were taken";
+    return trouble_;
+  }
+
+ private:
+  [[nodiscard]] int sequences() const { return twin_.host.config.max_sequences; }
+  void agree(const Status& a, const Status& b) {
+    if (trouble_.empty() && a.code != b.code) {
+      trouble_ = std::string("host: ") + a.text + ", device: " + b.text;
+    }
+  }
+  void operation() {
+    const int dice = random_.below(100);
+    if (ids_.empty() || dice < 8) {
+      name_ = "create_sequence";
+      const auto a = twin_.host.cache.create_sequence();
+      const auto b = twin_.device.create_sequence(nullptr);
+      agree(a.status(), b.status());
+      if (a.ok()) ids_.push_back(*a);
+      if (a.ok() && b.ok() && !(*a == *b)) trouble_ = "another handle";
+      return;
+    }
+    const std::size_t k = static_cast<std::size_t>(random_.below(static_cast<int>(ids_.size())));
+    if (dice < 80) return step();
+    if (dice < 86) {
+      name_ = "fork";
+      const auto a = twin_.host.cache.fork(ids_[k]);
+      const auto b = twin_.device.fork(ids_[k], nullptr);
+      agree(a.status(), b.status());
+      if (a.ok()) ids_.push_back(*a);
+    } else if (dice < 96) {
+      name_ = "truncate";
+      const std::int64_t length = *twin_.host.cache.length(ids_[k]);
+      const std::int64_t to =
+          std::max<std::int64_t>(0, length - random_.below(random_.below(3) == 0 ? 200 : 9));
+      agree(twin_.host.cache.truncate(ids_[k], to), twin_.device.truncate(ids_[k], to, nullptr));
+    } else {
+      name_ = "release";
+      agree(twin_.host.cache.release(ids_[k]), twin_.device.release(ids_[k], nullptr));
+      ids_.erase(ids_.begin() + static_cast<std::ptrdiff_t>(k));
+    }
+  }
+  void step() {
+    name_ = "step";
+    std::vector<StepPart> parts;
+    int rows = 0;
+    for (const SequenceId id : ids_) {
+      if (random_.below(3) == 0) continue;
+      const int kind = random_.below(6);
+      const int most = twin_.host.config.max_step_tokens;
+      parts.push_back({id, kind < 3   ? 1
+                           : kind < 5 ? 1 + random_.below(9)
+                                      : 1 + random_.below(most)});
+      rows += parts.back().tokens;
+    }
+    const Status begun = twin_.host.cache.begin_step(parts);
+    agree(begun, twin_.device.begin_step(parts, nullptr));
+    if (!begun.ok()) return;
+    if (random_.below(8) == 0) {
+      trouble_ = twin_.difference(sequences());
+      if (!trouble_.empty()) trouble_ = "begun: " + trouble_;
+    }
+    const bool appends = random_.below(12) != 0;
+    const Scalar type = static_cast<Scalar>(random_.below(3));
+    for (int layer = 0; layer < twin_.host.config.num_layers && appends; ++layer) {
+      const Status s = twin_.append(random_, layer, rows, type, Numbers::odd);
+      if (!s.ok() && s.code != StatusCode::already_appended) trouble_ = s.text;
+    }
+    const int end = random_.below(8);
+    if (!appends || end == 0) {
+      name_ = "abandoned step";
+      agree(twin_.host.cache.abandon_step(), twin_.device.abandon_step(nullptr));
+    } else if (end <= 2) {
+      name_ = "step accepted in part";
+      std::vector<int> accepted;
+      for (const StepPart& part : parts) accepted.push_back(random_.below(part.tokens + 1));
+      agree(twin_.host.cache.commit_step(accepted), twin_.device.commit_step(accepted, nullptr));
+    } else {
+      agree(twin_.host.cache.commit_step(), twin_.device.commit_step(nullptr));
+    }
+    ++steps_;
+  }
+
+  T& twin_;
+  Random random_;
+  std::vector<SequenceId> ids_;
+  std::string name_, trouble_;
+  int steps_ = 0;
+};
+
+}  // namespace terse::tests
