@@ -12,6 +12,7 @@
 
 #include "cuda/device_cache.cuh"
 #include "cuda/policies.hpp"
+#include "cuda/run_benchmarks.hpp"
 #include "cuda/timing.cuh"
 
 namespace {
@@ -194,14 +195,5 @@ int main(int argc, char** argv) {
   add<Compose<Int4Rotated>>("int4_rotated");
   add<Compose<Kivi2Short>>("kivi2_g32");
   add<Compose<Diet<2>>>("2bit_K64_V128");
-  benchmark::Initialize(&argc, argv);
-  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;
-  cudaDeviceProp device{};
-  if (cudaGetDeviceProperties(&device, 0) == cudaSuccess) {
-    benchmark::AddCustomContext("device", device.name);
-    benchmark::AddCustomContext("copy_GB/s", std::to_string(copy_rate() * 1e-9));
-  }
-  benchmark::RunSpecifiedBenchmarks();
-  benchmark::Shutdown();
-  return 0;
+  return run_benchmarks(argc, argv, "copy_GB/s", copy_rate);
 }

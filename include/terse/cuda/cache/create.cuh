@@ -1,0 +1,117 @@
+/// From a configuration to the sizes of a device cache's buffers, and from buffers to an empty
+/// cache.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cuda_runtime.h>
+#include <utility>
+
+#include "terse/cache/create.hpp"
+#include "terse/config.hpp"
+#include "terse/cuda/append.cuh"
+#include "terse/cuda/cache/device_state.cuh"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+/// First bytes of a device cache's tables: what lies there is no host cache, whose attach refuses
+/// it, because the pool's tables are the mirror's alone.
+inline constexpr std::uint64_t device_magic = 0x3130564454535254ull;  // "TRSTDV01"
+
+template <class State, std::size_t... I>
+[[nodiscard]] Status check_shapes(const MemoryPlan& plan, std::index_sequence<I...>) {
+  using L = typename State::layout;
+  Status status{};
+  ((status = status.ok() ? check_append<KVCacheRef<L, typename State::Classes::template At<I>>>(
+                               plan.classes[I].shape)
+                         : status),
+   ...);
+  return status;
+}
+
+template <class State>
+[[nodiscard]] Expected<CachePlan> plan_device_cache(
+    const CacheConfig& config, const typename State::Classes::Configs& policies) {
+  const Expected<MemoryPlan> planned =
+      terse::detail::plan_cache<decltype(State::cache)>(config, policies);
+  if (!planned.ok()) return planned.status();
+  if (Status s = check_shapes<State>(*planned, std::make_index_sequence<State::Classes::size>{});
+      !s.ok()) {
+    return s;
+  }
+  CachePlan result;
+  result.host = *planned;
+  result.pages_bytes = planned->pages_bytes;
+  result.tails_bytes = planned->tails_bytes;
+  StepTables tables;
+  terse::detail::Carver carver;
+  carver.take<std::byte>(planned->state_bytes);
+  tables.carve(carver, config.max_sequences);
+  result.state_bytes = result.mirror_bytes = carver.used_bytes();
+  return result;
+}
+
+/// Empties the cache and brings the device up to it. Waits.
+template <class State>
+[[nodiscard]] Status start(State& state, const CachePlan& plan, cudaStream_t stream) noexcept {
+  terse::detail::reset(state.cache);
+  state.cache.state_record->magic = device_magic;
+  *state.tables.num_parts = 0;
+  for (int i = 0; i < state.cache.config.max_sequences; ++i) {
+    state.tables.parts[i] = {};
+    state.tables.first_rows[i] = state.tables.truncations[i] = 0;
+    state.tables.failures[i] = {};
+  }
+  constexpr const char* text = "terse::cuda::KVCache: cannot write to the buffers";
+  if (plan.tails_bytes > 0) {
+    if (Status s = to_status(
+            cudaMemsetAsync(state.buffers.tails.data(), 0, plan.tails_bytes, stream), text);
+        !s.ok()) {
+      return s;
+    }
+  }
+  if (Status s = to_status(cudaMemcpyAsync(state.buffers.state.data(), state.buffers.mirror.data(),
+                                           plan.state_bytes, cudaMemcpyHostToDevice, stream),
+                           text);
+      !s.ok()) {
+    return s;
+  }
+  if (Status s = to_status(cudaStreamSynchronize(stream), text); !s.ok()) return s;
+  state.journal().bind(state.buffers.mirror.data(), state.buffers.state.data());
+  state.cache.memory.journal = &state.journal();
+  state.cache.for_each_store([&](auto& store) { store.memory = state.cache.memory; });
+  return {};
+}
+
+/// Makes `state` an empty cache over `buffers`. Waits for `stream`.
+template <class State>
+[[nodiscard]] Status create(State& state, const CacheConfig& config, const CacheBuffers& buffers,
+                            cudaStream_t stream, const typename State::Classes::Configs& policies) {
+  const Expected<CachePlan> plan = plan_device_cache<State>(config, policies);
+  if (!plan.ok()) return plan.status();
+  if (Status s = refuse_capture(stream); !s.ok()) return s;
+  if (Status s = terse::detail::check_buffer(buffers.state, plan->state_bytes); !s.ok()) return s;
+  if (Status s = terse::detail::check_buffer(buffers.mirror, plan->mirror_bytes); !s.ok()) return s;
+  const Buffers mirrored{buffers.pages, buffers.tails, buffers.mirror};
+  if (Status s = terse::detail::bind_buffers(state.cache, config, mirrored, policies); !s.ok()) {
+    return s;
+  }
+  state.journals = HostArray<Journal>(1);
+  if (state.journals.data() == nullptr) {
+    return error(StatusCode::unsupported, "terse::cuda::KVCache: out of host memory");
+  }
+  state.buffers = buffers;
+  state.state_bytes = plan->state_bytes;
+  terse::detail::Carver carver(buffers.mirror.data());
+  carver.take<std::byte>(plan->host.state_bytes);
+  state.tables.carve(carver, config.max_sequences);
+  return start(state, *plan, stream);
+}
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
