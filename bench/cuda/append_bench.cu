@@ -140,11 +140,7 @@ void append_rows(benchmark::State& state, int sequences, int length, int tokens,
   for (int i = 0; i < 3; ++i) static_cast<void>(graph.replay());
   for (auto _ : state) state.SetIterationTime(graph.replay() * 1e-6);
   const auto moved = static_cast<double>(step.bytes_moved(length, tokens));
-  state.counters["bytes"] = moved;
-  state.counters["GB/s"] = benchmark::Counter(
-      moved * 1e-9, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
-  state.counters["of_copy"] =
-      benchmark::Counter(moved / copy_rate(), benchmark::Counter::kIsIterationInvariantRate);
+  report_bytes(state, moved, "of_copy", copy_rate());
 }
 
 /// begin_step and commit_step of single tokens, without appends: one block's worth of steps.

@@ -53,11 +53,7 @@ void attend_rows(benchmark::State& state, const BatchShape& batch) {
   for (int i = 0; i < 3; ++i) static_cast<void>(graph.replay());
   for (auto _ : state) state.SetIterationTime(graph.replay() * 1e-6);
   const auto stored = static_cast<double>(cache.bytes_read());
-  state.counters["bytes"] = stored;
-  state.counters["GB/s"] = benchmark::Counter(
-      stored * 1e-9, benchmark::Counter::kIsIterationInvariantRate, benchmark::Counter::kIs1000);
-  state.counters["of_ceiling"] =
-      benchmark::Counter(stored / read_ceiling(), benchmark::Counter::kIsIterationInvariantRate);
+  report_bytes(state, stored, "of_ceiling", read_ceiling());
   using Ref = typename DeviceCache<Policy>::Ref;
   state.SetLabel(std::string(cuda::key_kernel_name<Ref, 128>()) + " x " +
                  cuda::value_kernel_name<Ref, 128>());

@@ -1,4 +1,4 @@
-/// The end of a device benchmark's main: runs what is registered, and names the card.
+/// What the device's benchmarks share: counters of a row, and the end of main.
 #pragma once
 
 #include <cuda_runtime_api.h>
@@ -8,7 +8,18 @@
 
 namespace terse::bench {
 
-/// `rate`: bytes a second that rows are compared with, reported as `rate_name` in GB/s.
+/// Bytes of an iteration, their rate, and its share of `limit` bytes a second as `share_name`.
+inline void report_bytes(benchmark::State& state, double bytes, const char* share_name,
+                         double limit) {
+  using benchmark::Counter;
+  state.counters["bytes"] = bytes;
+  state.counters["GB/s"] =
+      Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate, Counter::kIs1000);
+  state.counters[share_name] = Counter(bytes / limit, Counter::kIsIterationInvariantRate);
+}
+
+/// Runs what is registered, and names the card. `rate`: bytes a second that rows are compared with,
+/// reported as `rate_name` in GB/s.
 inline int run_benchmarks(int argc, char** argv, const char* rate_name, double (*rate)()) {
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;

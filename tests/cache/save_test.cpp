@@ -172,6 +172,9 @@ TEST_CASE("a forged file whose checksums fit is refused for what it claims") {
         StatusCode::corrupt_data);
   CHECK(status([&](std::byte* p) { put(p + first_position + 4, std::int32_t{200}); }) ==
         StatusCode::corrupt_data);
+  // A block that begins among the live tokens of the one before it.
+  CHECK(status([&](std::byte* p) { put(p + first_position + 4, std::int32_t{10}); }) ==
+        StatusCode::corrupt_data);
   CHECK(status([&](std::byte* p) { put(p + first_position + 8, std::int32_t{129}); }) ==
         StatusCode::corrupt_data);
 }

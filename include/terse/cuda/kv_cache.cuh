@@ -25,9 +25,9 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 
-/// terse::KVCache on the device: the same operations and results. Each takes a stream and does its
-/// work in that stream's order; it neither allocates nor waits, unless its text says so. Calls of
-/// one cache are to be ordered, be it by one stream for all.
+/// terse::KVCache on the device: the same operations and results. Those that the device takes part
+/// in take a stream and do their work in its order; none allocates or waits, unless its text says
+/// so. Calls of one cache are to be ordered, be it by one stream for all.
 ///
 /// What the host can see is refused as on the host. What only the device can see (a NaN among keys
 /// or values) makes the sequence *failed* there: the device leaves its bytes alone and attention
@@ -141,9 +141,6 @@ class KVCache {
   Status abandon_step(cudaStream_t stream) noexcept {
     return state_.change(stream, [&] { return detail::abandon_step_on_device(state_); });
   }
-
-  /// The step in progress as kernels see it.
-  [[nodiscard]] StepView step_view() const noexcept { return state_.step_view(); }
 
   // --- memory --------------------------------------------------------------------------------
 

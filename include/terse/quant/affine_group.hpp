@@ -278,7 +278,15 @@ struct AffineGroup {
     return static_cast<float>(encode(v, step)) - affine_format.centre;
   }
   TERSE_HOST_DEVICE static double squared_error(float v, const Step& step) noexcept {
-    const float difference = fused_multiply_add(-level_of(v, step), step.divisor, v);
+    const float level = level_of(v, step);
+#if defined(__CUDA_ARCH__)
+    const float difference = fused_multiply_add(-level, step.divisor, v);
+#else
+    // The same number, and no call where a processor's baseline cannot fuse: a level is so near
+    // that double holds all that decides the rounding.
+    const auto difference =
+        static_cast<float>(static_cast<double>(v) - static_cast<double>(level) * step.divisor);
+#endif
     return static_cast<double>(difference) * difference;
   }
   /// Of equal errors the first wins.

@@ -9,7 +9,7 @@
 
 #include "terse/cache/create.hpp"
 #include "terse/config.hpp"
-#include "terse/cuda/append.cuh"
+#include "terse/cuda/append/launch.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 
 namespace terse {

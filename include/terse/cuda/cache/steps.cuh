@@ -10,7 +10,7 @@
 #include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/core/span.hpp"
-#include "terse/cuda/append.cuh"
+#include "terse/cuda/append/launch.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 #include "terse/cuda/cache/verify_step.cuh"
 

@@ -41,14 +41,11 @@ inline constexpr int most_parallel_blocks = 1024;
   return {};
 }
 
-}  // namespace detail
-
 /// Whether blocks of this shape can be encoded on every device.
 template <class Ref>
 [[nodiscard]] Status check_append(const ClassShape& shape) noexcept {
-  const std::size_t need =
-      detail::append_shared_bytes<Ref>(shape, block_tokens, detail::most_append_threads);
-  if (need <= detail::most_append_shared_bytes) return {};
+  const std::size_t need = append_shared_bytes<Ref>(shape, block_tokens, most_append_threads);
+  if (need <= most_append_shared_bytes) return {};
   return error(StatusCode::unsupported,
                "terse::cuda::KVCache: 64 tokens of a stream do not fit a thread block's shared "
                "memory; detail: bytes needed of 101376",
@@ -57,25 +54,23 @@ template <class Ref>
 
 /// Launches an append of `call.num_rows` rows in `call.num_parts` parts.
 template <class Ref>
-[[nodiscard]] Status append_on_device(detail::AppendCall<Ref>& call, cudaStream_t stream) noexcept {
+[[nodiscard]] Status append_on_device(AppendCall<Ref>& call, cudaStream_t stream) noexcept {
   const ClassShape& shape = call.r.shape;
-  Status status = detail::check_device_input(
-      call.in.keys, call.num_rows, shape.unit.units * shape.unit.key_streams, shape.key_width);
+  Status status = check_device_input(call.in.keys, call.num_rows,
+                                     shape.unit.units * shape.unit.key_streams, shape.key_width);
   if (status.ok()) {
-    status =
-        detail::check_device_input(call.in.values, call.num_rows,
-                                   shape.unit.units * shape.unit.value_streams, shape.value_width);
+    status = check_device_input(call.in.values, call.num_rows,
+                                shape.unit.units * shape.unit.value_streams, shape.value_width);
   }
   if constexpr (Ref::policy::signal == Signal::gate_logit) {
     if (status.ok()) {
-      status = detail::check_device_input(call.in.gate_logits, call.num_rows, shape.kv_heads, 1);
+      status = check_device_input(call.in.gate_logits, call.num_rows, shape.kv_heads, 1);
     }
   }
   if (!status.ok()) return status;
-  call.aligned_keys = detail::can_load_vectors(call.in.keys, shape.key_width);
-  call.aligned_values = detail::can_load_vectors(call.in.values, shape.value_width);
-  const int blocks =
-      std::min(detail::most_step_blocks(shape, call.most_tokens), detail::most_parallel_blocks);
+  call.aligned_keys = can_load_vectors(call.in.keys, shape.key_width);
+  call.aligned_values = can_load_vectors(call.in.values, shape.value_width);
+  const int blocks = std::min(most_step_blocks(shape, call.most_tokens), most_parallel_blocks);
   cudaLaunchConfig_t launch{};
   launch.gridDim = dim3(static_cast<unsigned>(call.num_parts) *
                             static_cast<unsigned>(shape.unit.units * (shape.unit.key_streams +
@@ -84,24 +79,25 @@ template <class Ref>
   // Few thread blocks leave the device to large ones.
   const bool is_small = launch.gridDim.x * launch.gridDim.y <= 264;
   const int threads = shape.open && call.most_tokens < 8 ? 128
-                      : is_small                         ? detail::most_append_threads
+                      : is_small                         ? most_append_threads
                                                          : 256;
   launch.blockDim = dim3(static_cast<unsigned>(threads));
-  launch.dynamicSmemBytes = detail::append_shared_bytes<Ref>(shape, call.most_tokens, threads);
+  launch.dynamicSmemBytes = append_shared_bytes<Ref>(shape, call.most_tokens, threads);
   launch.stream = stream;
   // The limit is the kernel's, not the launch's, so it is the same for all caches and threads.
-  if (Status s = to_status(cudaFuncSetAttribute(detail::append_kernel<Ref>,
-                                                cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                static_cast<int>(detail::most_append_shared_bytes)),
-                           "terse::cuda::KVCache::append: the program holds no code for this "
-                           "device");
+  if (Status s = to_status(
+          cudaFuncSetAttribute(append_kernel<Ref>, cudaFuncAttributeMaxDynamicSharedMemorySize,
+                               static_cast<int>(most_append_shared_bytes)),
+          "terse::cuda::KVCache::append: the program holds no code for this "
+          "device");
       !s.ok()) {
     return s;
   }
-  return to_status(cudaLaunchKernelEx(&launch, detail::append_kernel<Ref>, call),
+  return to_status(cudaLaunchKernelEx(&launch, append_kernel<Ref>, call),
                    "terse::cuda::KVCache::append: the launch failed");
 }
 
+}  // namespace detail
 }  // namespace cuda
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse
