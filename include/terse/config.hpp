@@ -7,6 +7,14 @@
 #define TERSE_HOST_DEVICE
 #endif
 
+#if defined(__NVCC__)
+/// In front of a TERSE_HOST_DEVICE template that calls whatever its argument offers: functions of
+/// the host for the host's types, of the device for the device's.
+#define TERSE_OF_EITHER_PROCESSOR _Pragma("nv_exec_check_disable")
+#else
+#define TERSE_OF_EITHER_PROCESSOR
+#endif
+
 #if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
 #error "terse: compile without -ffast-math; stored codes and NaN checks rely on IEEE arithmetic."
 #endif

@@ -58,3 +58,17 @@ TEST_CASE("finite numbers") {
   CHECK_FALSE(is_finite(-std::numeric_limits<float>::quiet_NaN()));
   CHECK(absolute(-2.5f) == 2.5f);
 }
+
+TEST_CASE("the logarithm of odds") {
+  CHECK(log_odds(0.5f) == 0.0f);
+  for (int i = 1; i < 4000; ++i) {
+    const auto n = static_cast<float>(i);
+    for (const float p :
+         {n / 4000.0f, n * 1e-9f, std::ldexp(1.0f, -1 - i / 32), 1.0f - n * 0x1p-24f}) {
+      const double exact = std::log(double{p} / (1.0 - double{p}));
+      const float own = log_odds(p);
+      CAPTURE(p);
+      REQUIRE(std::fabs(own - exact) <= 0x1p-24 * std::fabs(exact) * 1.0001);
+    }
+  }
+}

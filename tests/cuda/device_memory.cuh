@@ -77,48 +77,72 @@ struct DeviceBuffers {
   [[nodiscard]] Buffers view() const { return {pages.span(), tails.span(), state.span()}; }
 };
 
+/// Everything that attention on the device takes, over a copy of `host`'s buffers.
+template <class Ref>
+struct DeviceCall {
+  std::size_t rows = 0, heads, channels;
+  DeviceBuffers device;
+  Ref view;
+  DeviceBytes parts, queries, output, lse, column_sums, sink_logits;
+  cuda::AttendInputs in;
+  AttendParams params;
+
+  DeviceCall(const Ref& r, const Buffers& host, Span<const StepPart> of_parts,
+             const std::vector<float>& of_queries, const AttendParams& of_params)
+      : heads(static_cast<std::size_t>(r.shape.query_heads)),
+        channels(static_cast<std::size_t>(r.shape.head_dim)),
+        device(host),
+        view(cuda::rebase(r, host, device.view())),
+        parts(DeviceBytes::copy_of(of_parts.data(), of_parts.size())),
+        queries(DeviceBytes::copy_of(of_queries.data(), of_queries.size())),
+        params(of_params) {
+    for (const StepPart& part : of_parts) rows += static_cast<std::size_t>(part.tokens);
+    output = DeviceBytes(rows * heads * channels * sizeof(float));
+    lse = DeviceBytes(rows * heads * sizeof(float));
+    column_sums =
+        DeviceBytes(of_parts.size() * static_cast<std::size_t>(r.shape.unit.units) *
+                    static_cast<std::size_t>(r.shape.entries) * block_tokens * sizeof(float));
+    if (params.sink_logits != nullptr) {
+      sink_logits = DeviceBytes::copy_of(params.sink_logits, heads);
+      params.sink_logits = sink_logits.as<float>();
+    }
+    in = {parts.as<StepPart>(), static_cast<int>(of_parts.size()), static_cast<int>(rows),
+          dense(queries)};
+  }
+  [[nodiscard]] HeadRows dense(const DeviceBytes& bytes) const {
+    return HeadRows::dense(bytes.as<float>(), Scalar::f32, static_cast<int>(heads),
+                           static_cast<int>(channels));
+  }
+  /// Attention with a workspace of its own.
+  template <class Dims>
+  Status attend(const cuda::AttendLimits& limits, bool wants_sums = false) {
+    const auto need = cuda::attend_workspace_bytes(view, in);
+    if (!need.ok()) return need.status();
+    const DeviceBytes workspace(*need);
+    if (Status s = cuda::clear_workspace(workspace.span(), nullptr); !s.ok()) return s;
+    const cuda::AttendOutputs out{
+        MutableHeadRows::dense(output.as<float>(), Scalar::f32, static_cast<int>(heads),
+                               static_cast<int>(channels)),
+        lse.as<float>(), wants_sums ? column_sums.as<float>() : nullptr};
+    if (Status s = cuda::attend<Dims>(view, in, out, workspace.span(), params, nullptr, limits);
+        !s.ok()) {
+      return s;
+    }
+    return cuda::to_status(cudaDeviceSynchronize(), "the kernel failed");
+  }
+};
+
 /// run_attend on the device, over a copy of `host`'s buffers.
 template <class Dims, class Ref>
 Attended run_on_device(const Ref& r, const Buffers& host, Span<const StepPart> parts,
-                       const std::vector<float>& queries, AttendParams params = {},
+                       const std::vector<float>& queries, const AttendParams& params = {},
                        const cuda::AttendLimits& limits = {}) {
-  std::size_t rows = 0;
-  for (const StepPart& part : parts) rows += static_cast<std::size_t>(part.tokens);
-  const DeviceBuffers device(host);
-  const Ref view = cuda::rebase(r, host, device.view());
-  const auto heads = static_cast<std::size_t>(r.shape.query_heads);
-  const auto channels = static_cast<std::size_t>(r.shape.head_dim);
-  const DeviceBytes part_bytes = DeviceBytes::copy_of(parts.data(), parts.size());
-  const DeviceBytes query_bytes = DeviceBytes::copy_of(queries.data(), queries.size());
-  const DeviceBytes output(rows * heads * channels * sizeof(float));
-  const DeviceBytes lse(rows * heads * sizeof(float));
-  const DeviceBytes sink_copy = params.sink_logits == nullptr
-                                    ? DeviceBytes()
-                                    : DeviceBytes::copy_of(params.sink_logits, heads);
-  if (params.sink_logits != nullptr) params.sink_logits = sink_copy.as<float>();
-  const cuda::AttendInputs in{
-      part_bytes.as<StepPart>(), static_cast<int>(parts.size()), static_cast<int>(rows),
-      HeadRows::dense(query_bytes.as<float>(), Scalar::f32, r.shape.query_heads, r.shape.head_dim)};
-  const cuda::AttendOutputs out{MutableHeadRows::dense(output.as<float>(), Scalar::f32,
-                                                       r.shape.query_heads, r.shape.head_dim),
-                                lse.as<float>()};
+  DeviceCall<Ref> call(r, host, parts, queries, params);
   Attended result;
-  const auto need = cuda::attend_workspace_bytes(view, in);
-  if (!need.ok()) {
-    result.status = need.status();
-    return result;
-  }
-  const DeviceBytes workspace(*need);
-  result.status = cuda::clear_workspace(workspace.span(), nullptr);
-  if (result.status.ok()) {
-    result.status = cuda::attend<Dims>(view, in, out, workspace.span(), params, nullptr, limits);
-  }
-  if (result.status.ok()) {
-    result.status = cuda::to_status(cudaDeviceSynchronize(), "the kernel failed");
-  }
+  result.status = call.template attend<Dims>(limits);
   if (!result.status.ok()) return result;
-  result.output = output.to_host<float>();
-  result.lse_ln = lse.to_host<float>();
+  result.output = call.output.template to_host<float>();
+  result.lse_ln = call.lse.template to_host<float>();
   return result;
 }
 

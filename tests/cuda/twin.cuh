@@ -92,6 +92,11 @@ class Twin {
   using Host = KVCache<L, Policy>;
   using Device = cuda::KVCache<L, Policy>;
   static constexpr int num_classes = Host::num_classes;
+  /// Any class does.
+  static constexpr bool evicts = []<std::size_t... I>(std::index_sequence<I...>) {
+    return (... || !std::is_same_v<typename Host::template PolicyAt<I>::evictor, NoEviction>);
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(num_classes)>{});
 
   Twin(const CacheConfig& config, const typename Host::Configs& policies = {})
       : host(config, policies),
@@ -117,6 +122,33 @@ class Twin {
     if (a.code != b.code) return error(StatusCode::mismatch, "append: another status");
     // The inputs must outlive the launch.
     return a.ok() ? cuda::to_status(cudaDeviceSynchronize(), "append: the kernel failed") : a;
+  }
+
+  /// Feeds both the same column sums of a layer, many of which are equal.
+  Status observe(Random& random, int layer, Span<const StepPart> parts) {
+    std::vector<float> sums(parts.size() * host.cache.column_sum_floats(layer));
+    for (float& sum : sums) sum = static_cast<float>(random.below(40)) / 16.0f;
+    const DeviceBytes copy = DeviceBytes::copy_of(sums.data(), sums.size());
+    const Status a = host.cache.observe(layer, parts, sums);
+    const Status b = device.observe(layer, parts, {copy.as<float>(), sums.size()}, nullptr);
+    if (a.code != b.code) return error(StatusCode::mismatch, "observe: another status");
+    // The sums must outlive the launch.
+    return a.ok() ? cuda::to_status(cudaDeviceSynchronize(), "observe: the kernel failed") : a;
+  }
+
+  /// Whether the sequences, copied to the host, are saved there as the host's are.
+  [[nodiscard]] bool copies_agree(const std::vector<SequenceId>& ids) {
+    const OwnedBuffers copy{host.cache.memory_plan()};
+    if (!device.copy_to(copy.view(), nullptr).ok()) return false;
+    auto back = Host::attach(host.config, copy.view(), host.policies);
+    if (!back.ok()) return false;
+    bool agree = true;
+    for (const SequenceId id : ids) {
+      std::vector<std::byte> own(*back->saved_bytes(id)), expected(*host.cache.saved_bytes(id));
+      agree = agree && back->save(id, 1, own).ok() && host.cache.save(id, 1, expected).ok() &&
+              own == expected;
+    }
+    return agree;
   }
 
   /// A host copy of the device's buffers.
@@ -247,6 +279,7 @@ class TwinRun {
         trouble_ = "call " + std::to_string(n) + ", " + name_ + ": " + trouble_;
     }
     if (trouble_.empty() && steps_ < operations / 4) trouble_ = "too few steps were taken";
+    if (trouble_.empty() && !twin_.copies_agree(ids_)) trouble_ = "a copy on the host is another";
     return trouble_;
   }
 
@@ -270,6 +303,7 @@ class TwinRun {
     }
     const std::size_t k = static_cast<std::size_t>(random_.below(static_cast<int>(ids_.size())));
     if (dice < 80) return step();
+    if (T::evicts && random_.below(2) == 0) return evict();
     if (dice < 86) {
       name_ = "fork";
       const auto a = twin_.host.cache.fork(ids_[k]);
@@ -286,6 +320,20 @@ class TwinRun {
       name_ = "release";
       agree(twin_.host.cache.release(ids_[k]), twin_.device.release(ids_[k], nullptr));
       ids_.erase(ids_.begin() + static_cast<std::ptrdiff_t>(k));
+    }
+  }
+  void evict() {
+    name_ = "evict";
+    std::vector<SequenceId> chosen;
+    for (const SequenceId id : ids_) {
+      if (random_.below(2) == 0) chosen.push_back(id);
+    }
+    const int incoming = random_.below(4);
+    std::int64_t freed = 0;
+    for (const SequenceId id : chosen) freed += *twin_.host.cache.evict(id, incoming);
+    if constexpr (T::evicts) {
+      const auto own = twin_.device.evict({chosen.data(), chosen.size()}, incoming, nullptr);
+      if (!own.ok() || *own != freed) trouble_ = "another number of pages became free";
     }
   }
   void step() {
@@ -325,6 +373,10 @@ class TwinRun {
       agree(twin_.host.cache.commit_step(accepted), twin_.device.commit_step(accepted, nullptr));
     } else {
       agree(twin_.host.cache.commit_step(), twin_.device.commit_step(nullptr));
+      for (int layer = 0; layer < twin_.host.config.num_layers && T::evicts; ++layer) {
+        const Status s = twin_.observe(random_, layer, parts);
+        if (!s.ok() && s.code != StatusCode::unsupported) trouble_ = s.text;
+      }
     }
     ++steps_;
   }

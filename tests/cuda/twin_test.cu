@@ -73,6 +73,28 @@ struct ReversedCodec {
   }
 };
 
+/// Beyond a budget, kills tokens here and there with a plain loop, which on the device all threads
+/// run.
+struct Thinned {
+  struct Params {
+    int budget_tokens = 8;
+    [[nodiscard]] static terse::Status validate() { return {}; }
+  };
+  static constexpr bool scatters = true;
+
+  // [select]
+  TERSE_OF_EITHER_PROCESSOR
+  template <class Tokens>
+  TERSE_HOST_DEVICE static void select(Tokens& tokens, const Params& params,
+                                       const terse::SelectContext& context) {
+    if (tokens.size() + context.incoming_tokens <= params.budget_tokens) return;
+    for (int i = 0; i < tokens.size(); ++i) {
+      if (tokens.position(i) * 7919 % 4 < 2) tokens.kill(i);
+    }
+  }
+  // [select]
+};
+
 using namespace terse;
 using namespace terse::tests;
 
@@ -154,9 +176,18 @@ TEST_CASE("keys and values of different kinds on host and device", "[cuda][twin]
 
 TEST_CASE("evictors' state on host and device", "[cuda][twin]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  run<PagedLayout<>, Compose<Int8, H2O>>(17, 64);
-  run<PerHead, Compose<Kivi2R64, AttentionGate>>(18, 32);
-  run<PagedLayout<>, Compose<Int4Rotated, SinkWindow>>(19, 64);
+  run<PagedLayout<>, Compose<Int8, H2O>>(
+      17, 64, {.eviction = {.heavy_tokens = 60, .recent_tokens = 50, .sink_tokens = 3}});
+  run<PerHead, Compose<Fp8, H2O>>(
+      27, 16,
+      {.eviction = {
+           .heavy_tokens = 5, .recent_tokens = 9, .normalise = H2O::Normalise::per_query}});
+  run<PerHead, Compose<Kivi2R64, AttentionGate>>(
+      18, 32, {.eviction = {.threshold = 0.7f, .protected_tokens = 9, .sink_tokens = 2}});
+  run<PagedLayout<>, Compose<Int4Rotated, SinkWindow>>(
+      19, 64, {.eviction = {.sink_tokens = 4, .window_tokens = 90}});
+  run<ContiguousLayout, Compose<Int8, SinkWindow>>(
+      28, 16, {.eviction = {.sink_tokens = 4, .window_tokens = 40}});
 }
 
 TEST_CASE("codecs that no kernel knows on host and device", "[cuda][twin]") {
@@ -185,13 +216,20 @@ TEST_CASE("latents on host and device", "[cuda][twin]") {
 
 TEST_CASE("two policy classes on host and device", "[cuda][twin]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  using P = Schedule<Kivi2, Int8>;
+  using P = Schedule<Kivi2, Compose<Int8, H2O>>;
   constexpr LayerPlace places[] = {{0, 0}, {0, 1}, {1, 0}};
   CacheConfig config = twin_config(64);
   config.layers = places;
-  Twin<PagedLayout<>, P> twin(config);
+  KVCache<PagedLayout<>, P>::Configs policies;
+  std::get<1>(policies).eviction = {.heavy_tokens = 20, .recent_tokens = 30};
+  Twin<PagedLayout<>, P> twin(config, policies);
   TwinRun<Twin<PagedLayout<>, P>> calls(twin, 22);
   REQUIRE(calls.go(150) == "");
+}
+
+TEST_CASE("a user's evictor on host and device", "[cuda][twin]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  run<PerHead, Compose<Int8, Thinned>>(29, 16, {.eviction = {.budget_tokens = 30}});
 }
 
 TEST_CASE("changes that fill several journals", "[cuda][twin]") {

@@ -89,3 +89,21 @@ TEST_CASE("random scores with many ties, against a sort") {
     REQUIRE(keep(scores, begin, end, count) == want);
   }
 }
+
+TEST_CASE("tokens before a position, and those that a rule kills") {
+  TokenUnit<NoEviction> unit(200);
+  for (int p = 20; p < 90; ++p) unit.kill(p);
+  unit.visit([](auto& list) {
+    CHECK(count_before(list, -3) == 0);
+    CHECK(count_before(list, 0) == 0);
+    CHECK(count_before(list, 20) == 20);
+    CHECK(count_before(list, 50) == 20);
+    CHECK(count_before(list, 91) == 21);
+    CHECK(count_before(list, 1000) == 130);
+    kill_if(list, 10, 30, [&](int i) { return list.position(i) % 2 == 0; });
+    kill_if(list, 40, 40, [](int) { return true; });
+    kill_if(list, 50, 45, [](int) { return true; });
+  });
+  CHECK(unit.survivors() == join(join(positions(0, 10), {11, 13, 15, 17, 19, 91, 93, 95, 97, 99}),
+                                 positions(100, 200)));
+}

@@ -98,30 +98,12 @@ struct ClassStore {
     return static_cast<std::size_t>(shape.num_pages) * shape.page_bytes;
   }
   [[nodiscard]] std::size_t tails_bytes() const noexcept {
-    return static_cast<std::size_t>(shape.slots) * slot_tail_bytes();
-  }
-  [[nodiscard]] std::size_t slot_tail_bytes() const noexcept {
-    return static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(shape.unit.units) *
-           shape.tail_stride_bytes;
+    return static_cast<std::size_t>(shape.slots) * static_cast<std::size_t>(shape.sequences) *
+           static_cast<std::size_t>(shape.unit.units) * shape.tail_stride_bytes;
   }
 
   [[nodiscard]] Ref ref(int slot) const noexcept {
-    Ref r = base;
-    const auto s = static_cast<std::size_t>(slot);
-    const std::size_t rows =
-        static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(shape.rows);
-    const std::size_t unit_entries = static_cast<std::size_t>(shape.sequences) *
-                                     static_cast<std::size_t>(shape.unit.units) *
-                                     static_cast<std::size_t>(shape.entries);
-    r.slot = slot;
-    r.tails += s * slot_tail_bytes();
-    r.appended += s;
-    r.entry_counts += s * rows;
-    if constexpr (L::paged) r.page_table += s * rows * static_cast<std::size_t>(shape.entries);
-    r.live += s * unit_entries;
-    r.first_positions += s * unit_entries;
-    if constexpr (Ref::scatters) r.position_deltas += s * unit_entries * block_tokens;
-    if constexpr (has_state) r.token_states += s * unit_entries * block_tokens;
+    Ref r = base.of_slot(slot);
     if constexpr (Policy::projects) r.factors = factors[slot];
     return r;
   }

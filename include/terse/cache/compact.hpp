@@ -50,7 +50,7 @@ template <class Store>
   } else {
     int kept = 0;
     for (int e = 0; e < plan.sealed; ++e) {
-      if (!is_dead_entry(store, r, sequence, row, e)) ++kept;
+      if (!is_dead_entry(r, sequence, row, e)) ++kept;
     }
     plan.packed = joined_blocks(r, sequence, row, plan.sealed);
     plan.rewrites = plan.packed < kept;
@@ -106,7 +106,7 @@ template <class Store>
             drop);
       } else {
         for (int e = 0; e < own.sealed; ++e) {
-          if (is_dead_entry(store, r, sequence, row, e)) drop(e);
+          if (is_dead_entry(r, sequence, row, e)) drop(e);
         }
       }
     }

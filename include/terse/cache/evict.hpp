@@ -29,16 +29,13 @@ template <class Store>
 }
 
 /// Whether a sealed entry of a row holds no live token.
-template <class Store>
-[[nodiscard]] bool is_dead_entry(const Store& store, const typename Store::Ref& r, int sequence,
-                                 int row, int entry) noexcept {
-  const int unit = row * store.shape.units_per_row;
+template <class Ref>
+[[nodiscard]] TERSE_HOST_DEVICE bool is_dead_entry(const Ref& r, int sequence, int row,
+                                                   int entry) noexcept {
+  const int unit = row * r.shape.units_per_row;
   std::uint64_t live = 0;
-  for (int u = unit; u < unit + store.shape.units_per_row; ++u) {
-    live |= r.live_mask(sequence, u, entry);
-  }
-  return live == 0 &&
-         r.first_position(sequence, unit, entry) < store.base.grids[sequence].sealed_end;
+  for (int u = unit; u < unit + r.shape.units_per_row; ++u) live |= r.live_mask(sequence, u, entry);
+  return live == 0 && r.first_position(sequence, unit, entry) < r.grids[sequence].sealed_end;
 }
 
 /// Removes the sealed entries of a row that hold no live token. Returns the pages that became free.
@@ -47,7 +44,7 @@ int drop_dead_entries(Store& store, const typename Store::Ref& r, int sequence, 
   int& count = r.entry_count(sequence, row);
   int kept = 0, freed = 0;
   for (int e = 0; e < count; ++e) {
-    if (is_dead_entry(store, r, sequence, row, e)) {
+    if (is_dead_entry(r, sequence, row, e)) {
       freed += store.free_entry_page(r, sequence, row, e);
       continue;
     }

@@ -11,9 +11,9 @@
 ///   void copy_bytes(std::byte* to, const std::byte* from, std::size_t bytes);
 ///   void order();             // what follows happens after what came before
 ///
-/// Copies and clearings between two calls of order may be carried out in any order. Eviction,
-/// compaction, observation and loading write tables and blocks directly, and so serve HostMemory
-/// only.
+/// Copies and clearings between two calls of order may be carried out in any order. Evictors'
+/// choice, compaction, observation and loading write tables and blocks directly, and so serve
+/// HostMemory only.
 #pragma once
 
 #include <cstddef>

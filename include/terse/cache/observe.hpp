@@ -64,15 +64,17 @@ Status observe_slot(Store& store, int slot, Span<const StepPart> parts,
   }
 }
 
+[[nodiscard]] inline Status observed_inside_step() noexcept {
+  return error(StatusCode::wrong_phase,
+               "terse::KVCache::observe: the step in progress may still be abandoned; keep the "
+               "column sums and pass them after commit_step");
+}
+
 template <class State>
 Status observe_layer(State& state, int layer, Span<const StepPart> parts,
                      Span<const float> column_sums) noexcept {
   static_assert(std::is_same_v<typename State::Memory, HostMemory>);
-  if (state.in_step) {
-    return error(StatusCode::wrong_phase,
-                 "terse::KVCache::observe: the step in progress may still be abandoned; keep the "
-                 "column sums and pass them after commit_step");
-  }
+  if (state.in_step) return observed_inside_step();
   if (Status s = state.check_layer(layer); !s.ok()) return s;
   for (const StepPart& part : parts) {
     if (Status s = state.check(part.sequence); !s.ok()) return s;

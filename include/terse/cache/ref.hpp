@@ -63,6 +63,29 @@ struct KVCacheRef {
   std::uint16_t* position_deltas = nullptr;  // [sequence, unit, entry, 64], scattering evictors
   TokenState* token_states = nullptr;        // [sequence, unit, entry, 64]
 
+  /// Another slot of the same class, where this is slot 0; without its factors.
+  [[nodiscard]] TERSE_HOST_DEVICE KVCacheRef of_slot(int other) const noexcept {
+    KVCacheRef r = *this;
+    const auto s = static_cast<std::size_t>(other);
+    const std::size_t rows =
+        static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(shape.rows);
+    const std::size_t units =
+        static_cast<std::size_t>(shape.sequences) * static_cast<std::size_t>(shape.unit.units);
+    const std::size_t unit_entries = units * static_cast<std::size_t>(shape.entries);
+    r.slot = other;
+    r.tails += s * units * shape.tail_stride_bytes;
+    r.appended += s;
+    r.entry_counts += s * rows;
+    if constexpr (L::paged) r.page_table += s * rows * static_cast<std::size_t>(shape.entries);
+    r.live += s * unit_entries;
+    r.first_positions += s * unit_entries;
+    if constexpr (scatters) r.position_deltas += s * unit_entries * block_tokens;
+    if constexpr (token_state_bytes < typename Policy::evictor >> 0) {
+      r.token_states += s * unit_entries * block_tokens;
+    }
+    return r;
+  }
+
   [[nodiscard]] TERSE_HOST_DEVICE std::size_t row_index(int sequence, int row) const noexcept {
     return static_cast<std::size_t>(sequence) * static_cast<std::size_t>(shape.rows) +
            static_cast<std::size_t>(row);

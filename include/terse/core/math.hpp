@@ -99,6 +99,24 @@ TERSE_HOST_DEVICE inline int round_half_even(float x) noexcept {
 #endif
 }
 
+/// ln(p / (1 - p)) for 0 < p < 1, within a unit in the last place: the same bits everywhere, which
+/// the logarithms of maths libraries are not.
+TERSE_HOST_DEVICE inline float log_odds(float p) noexcept {
+  // x = m 2^e with m near 1, and ln(m) = 2 atanh(s) with |s| < 0.172 by its series.
+  const double x = double{p} / (1.0 - double{p});
+  int e = 0;
+  double m = std::frexp(x, &e);
+  if (m < 0.70710678118654752) {
+    m *= 2.0;
+    --e;
+  }
+  const double s = (m - 1.0) / (m + 1.0);
+  const double square = s * s;
+  double series = 1.0 / 23.0;
+  for (int k = 21; k >= 1; k -= 2) series = std::fma(series, square, 1.0 / k);
+  return static_cast<float>(std::fma(double(e), 0.69314718055994531, 2.0 * s * series));
+}
+
 TERSE_HOST_DEVICE inline float absolute(float x) noexcept { return x < 0.0f ? -x : x; }
 
 /// False for NaN and the infinities.

@@ -18,8 +18,10 @@
 #include "terse/config.hpp"
 #include "terse/cuda/cache/create.cuh"
 #include "terse/cuda/cache/device_state.cuh"
+#include "terse/cuda/cache/evict.cuh"
 #include "terse/cuda/cache/sequences.cuh"
 #include "terse/cuda/cache/steps.cuh"
+#include "terse/cuda/cache/transfer.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -66,6 +68,29 @@ class KVCache {
     return Expected<KVCache>(std::move(cache));
   }
 
+  /// A cache that goes on from the buffers of a terse::KVCache of the same configuration, which are
+  /// copied: prefill, load or compact there, go on here. Errors of terse::KVCache::attach;
+  /// unsupported where pages are the engine's, in whose memory they need not have the same places.
+  /// Waits.
+  [[nodiscard]] static Expected<KVCache> create_from(const CacheConfig& config, const Buffers& host,
+                                                     const CacheBuffers& buffers,
+                                                     cudaStream_t stream,
+                                                     const Configs& policies = {}) {
+    KVCache cache;
+    if (Status s = detail::create_from(cache.state_, config, host, buffers, stream, policies);
+        !s.ok()) {
+      return s;
+    }
+    return Expected<KVCache>(std::move(cache));
+  }
+
+  /// Copies everything to buffers of `memory_plan()`'s sizes, from which terse::KVCache::attach
+  /// goes on: to save, compact or inspect there. Not inside a step; wrong_phase if a living
+  /// sequence has failed and was not recovered, unsupported as create_from. Waits.
+  Status copy_to(const Buffers& host, cudaStream_t stream) noexcept {
+    return state_.change(stream, [&] { return detail::copy_to_host(state_, host, stream); });
+  }
+
   [[nodiscard]] const CacheConfig& config() const noexcept { return state_.cache.config; }
   /// As a cache of the host would have: shapes and bits. Buffers have the sizes of `plan`.
   [[nodiscard]] const MemoryPlan& memory_plan() const noexcept { return state_.cache.plan; }
@@ -101,7 +126,8 @@ class KVCache {
   /// ok, or what the device found about a sequence: `not_finite`; `wrong_phase`, where a graph was
   /// replayed outside its step or did not serve all of it; `corrupt_data`, where tables were not
   /// those of the step. Detail: a layer. Then the sequence has been taken back to the end of the
-  /// last step before that one and is usable again, bit for bit as it was. If it was truncated
+  /// last step before that one (before that observe, if it was one) and is usable again, bit for
+  /// bit as it was. If it was truncated
   /// since, it cannot be: `stale_sequence`, release it. Waits for `stream`; not inside a step.
   Status recover(SequenceId sequence, cudaStream_t stream) noexcept {
     return state_.change(stream,
@@ -140,6 +166,39 @@ class KVCache {
 
   Status abandon_step(cudaStream_t stream) noexcept {
     return state_.change(stream, [&] { return detail::abandon_step_on_device(state_); });
+  }
+
+  // --- eviction ------------------------------------------------------------------------------
+
+  /// Floats of column sums of one part: `[unit, entry, 64]` of the layer's slot. Precondition:
+  /// 0 <= layer < num_layers.
+  [[nodiscard]] std::size_t column_sum_floats(int layer) const noexcept {
+    return terse::detail::column_sum_floats(memory_plan().classes[place(layer).policy_class].shape);
+  }
+
+  /// As terse::KVCache::observe, of `column_sums [part, unit, entry, 64]` in device memory: two
+  /// launches. A sequence that would be fed NaN or infinity has failed, and is fed nothing; parts
+  /// of 0 tokens, for which attend writes no sums, are left out.
+  Status observe(int layer, Span<const StepPart> parts, Span<const float> column_sums,
+                 cudaStream_t stream) noexcept {
+    return state_.change(stream, [&] {
+      return detail::observe_on_device(state_, layer, parts, column_sums, stream);
+    });
+  }
+
+  /// As terse::KVCache::evict, for any number of sequences at once: the evictor's select runs on
+  /// the device (terse/policy/evictor.hpp says what that asks of it). If one of the sequences has
+  /// failed, wrong_phase, and nothing happens. Waits for `stream`, twice: call it every so many
+  /// steps, for all sequences that are due.
+  [[nodiscard]] Expected<std::int64_t> evict(Span<const SequenceId> sequences, int incoming_tokens,
+                                             cudaStream_t stream) noexcept {
+    return state_.change(stream, [&] {
+      return detail::evict_on_device(state_, sequences, incoming_tokens, stream);
+    });
+  }
+  [[nodiscard]] Expected<std::int64_t> evict(SequenceId sequence, int incoming_tokens,
+                                             cudaStream_t stream) noexcept {
+    return evict(Span<const SequenceId>(&sequence, 1), incoming_tokens, stream);
   }
 
   // --- memory --------------------------------------------------------------------------------

@@ -11,7 +11,9 @@
 #include <cmath>
 
 #include "terse/config.hpp"
+#include "terse/core/math.hpp"
 #include "terse/policy/evictor.hpp"
+#include "terse/policy/selection.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -47,15 +49,15 @@ struct AttentionGate {
     if (gate_logit > state.logit) state.logit = gate_logit;
   }
 
-  static void select(TokenList<TokenState>& tokens, const Params& params,
-                     const SelectContext& context) noexcept {
-    const float cut = std::log(params.threshold / (1.0f - params.threshold));
+  TERSE_OF_EITHER_PROCESSOR
+  template <class Tokens>
+  TERSE_HOST_DEVICE static void select(Tokens& tokens, const Params& params,
+                                       const SelectContext& context) {
+    const float cut = log_odds(params.threshold);
     const std::int64_t end =
         context.length_tokens + context.incoming_tokens - params.protected_tokens;
-    for (int i = 0; i < tokens.size() && tokens.position(i) < end; ++i) {
-      if (tokens.position(i) < params.sink_tokens) continue;
-      if (!(tokens.state(i).logit > cut)) tokens.kill(i);
-    }
+    kill_if(tokens, count_before(tokens, params.sink_tokens), count_before(tokens, end),
+            [&](int i) { return !(tokens.state(i).logit > cut); });
   }
 };
 

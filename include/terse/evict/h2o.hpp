@@ -9,6 +9,7 @@
 #pragma once
 
 #include "terse/config.hpp"
+#include "terse/core/math.hpp"
 #include "terse/policy/selection.hpp"
 
 namespace terse {
@@ -40,18 +41,23 @@ struct H2O {
     float score = 0.0f;
   };
 
-  static void observe(TokenState& state, float column_sum) noexcept { state.score += column_sum; }
+  TERSE_HOST_DEVICE static void observe(TokenState& state, float column_sum) noexcept {
+    state.score += column_sum;
+  }
 
-  static void select(TokenList<TokenState>& tokens, const Params& params,
-                     const SelectContext& context) {
+  TERSE_OF_EITHER_PROCESSOR
+  template <class Tokens>
+  TERSE_HOST_DEVICE static void select(Tokens& tokens, const Params& params,
+                                       const SelectContext& context) {
     const int room = params.recent_tokens - context.incoming_tokens;
     const int end = tokens.size() - (room > 0 ? room : 0);
-    int begin = 0;
-    while (begin < end && tokens.position(begin) < params.sink_tokens) ++begin;
+    const int sinks = count_before(tokens, params.sink_tokens);
+    const int begin = sinks < end ? sinks : (end > 0 ? end : 0);
     keep_highest(tokens, begin, end, params.heavy_tokens - begin, [&](int i) {
       const float score = tokens.state(i).score;
       if (params.normalise == Normalise::sum) return score;
-      return score / static_cast<float>(context.length_tokens - tokens.position(i));
+      return rounded_quotient(score,
+                              static_cast<float>(context.length_tokens - tokens.position(i)));
     });
   }
 };

@@ -10,6 +10,7 @@
 #include "terse/config.hpp"
 #include "terse/policy/evictor.hpp"
 #include "terse/policy/position.hpp"
+#include "terse/policy/selection.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -37,13 +38,14 @@ struct StreamingLLM {
     return params.sink_tokens;
   }
 
-  static void select(TokenList<NoTokenState>& tokens, const Params& params,
-                     const SelectContext& context) noexcept {
+  TERSE_OF_EITHER_PROCESSOR
+  template <class Tokens>
+  TERSE_HOST_DEVICE static void select(Tokens& tokens, const Params& params,
+                                       const SelectContext& context) {
     const std::int64_t window_begin =
         context.length_tokens + context.incoming_tokens - params.window_tokens;
-    for (int i = 0; i < tokens.size() && tokens.position(i) < window_begin; ++i) {
-      if (tokens.position(i) >= params.sink_tokens) tokens.kill(i);
-    }
+    kill_if(tokens, count_before(tokens, params.sink_tokens), count_before(tokens, window_begin),
+            [](int) { return true; });
   }
 };
 
@@ -52,8 +54,10 @@ struct SinkWindow {
   using evictor = SinkWindow;
   static constexpr bool scatters = false;
   using Params = StreamingLLM::Params;
-  static void select(TokenList<NoTokenState>& tokens, const Params& params,
-                     const SelectContext& context) noexcept {
+  TERSE_OF_EITHER_PROCESSOR
+  template <class Tokens>
+  TERSE_HOST_DEVICE static void select(Tokens& tokens, const Params& params,
+                                       const SelectContext& context) {
     StreamingLLM::select(tokens, params, context);
   }
 };

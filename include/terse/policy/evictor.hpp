@@ -11,14 +11,20 @@
 /// and, according to its signal,
 ///
 ///   static void observe(TokenState&, float column_sum);       // Signal::column_sum
-///   static void admit(TokenState&, float gate_logit);         // Signal::gate_logit; for caches
-///                                                             // on the device TERSE_HOST_DEVICE
+///   static void admit(TokenState&, float gate_logit);         // Signal::gate_logit
+///
+/// For caches on the device all three are TERSE_HOST_DEVICE, and select takes any list:
+///
+///   template <class Tokens>
+///   static void select(Tokens& tokens, const Params&, const SelectContext&);
+///
+/// There a thread block runs it, all threads together; it only reads states, and its list has no
+/// scratch. kill_if and keep_highest (selection.hpp) divide their work among the threads.
 ///
 /// An evictor with Reindex::cache_index also says how many leading positions form the part whose
 /// distance to the query shrinks: `static int prefix_tokens(const Params&)`.
 #pragma once
 
-#include <bit>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
@@ -62,10 +68,14 @@ class TokenList {
             Span<std::uint64_t> scratch) noexcept
       : items_(items), live_(live), states_(states), scratch_(scratch) {}
 
-  [[nodiscard]] int size() const noexcept { return static_cast<int>(items_.size()); }
-  [[nodiscard]] std::int64_t position(int i) const noexcept { return item(i).position; }
+  [[nodiscard]] TERSE_HOST_DEVICE int size() const noexcept {
+    return static_cast<int>(items_.size());
+  }
+  [[nodiscard]] TERSE_HOST_DEVICE std::int64_t position(int i) const noexcept {
+    return item(i).position;
+  }
 
-  [[nodiscard]] TokenState& state(int i) noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE TokenState& state(int i) noexcept {
     if constexpr (std::is_empty_v<TokenState>) {
       return empty_;
     } else {
@@ -74,7 +84,7 @@ class TokenList {
     }
   }
 
-  void kill(int i) noexcept {
+  TERSE_HOST_DEVICE void kill(int i) noexcept {
     live_[item(i).entry] &= ~(std::uint64_t{1} << static_cast<unsigned>(item(i).token));
   }
 
@@ -82,7 +92,7 @@ class TokenList {
   [[nodiscard]] Span<std::uint64_t> scratch() const noexcept { return scratch_; }
 
  private:
-  [[nodiscard]] const Item& item(int i) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE const Item& item(int i) const noexcept {
     return items_[static_cast<std::size_t>(i)];
   }
 
@@ -155,7 +165,8 @@ struct NoEviction {
     [[nodiscard]] static constexpr Status validate() noexcept { return {}; }
   };
   static constexpr bool scatters = false;
-  static void select(TokenList<NoTokenState>&, const Params&, const SelectContext&) noexcept {}
+  template <class Tokens>
+  TERSE_HOST_DEVICE static void select(Tokens&, const Params&, const SelectContext&) noexcept {}
 };
 
 }  // namespace TERSE_FLAGS_NAMESPACE

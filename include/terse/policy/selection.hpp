@@ -1,8 +1,10 @@
-/// Victim selection that is the same on every processor: ties are broken by age.
+/// What evictors choose victims by, the same on every processor: ties are broken by age.
+///
+/// kill_if and keep_highest are those of the host's list. Lists of the device have their own
+/// (cuda/evict/unit_tokens.cuh), which all threads of a thread block call together.
 #pragma once
 
 #include <algorithm>
-#include <bit>
 #include <cstdint>
 
 #include "terse/config.hpp"
@@ -12,10 +14,35 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Maps a score to an integer whose order is that of the scores (NaN sorts lowest).
-[[nodiscard]] inline std::uint32_t ordered_bits(float score) noexcept {
+[[nodiscard]] TERSE_HOST_DEVICE inline std::uint32_t ordered_bits(float score) noexcept {
   if (!(score == score)) return 0;
-  const auto bits = std::bit_cast<std::uint32_t>(score + 0.0f);  // -0 counts as 0
+  const auto bits = __builtin_bit_cast(std::uint32_t, score + 0.0f);  // -0 counts as 0
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+/// Tokens of any list whose position is below `position`: they are its first ones.
+TERSE_OF_EITHER_PROCESSOR
+template <class Tokens>
+[[nodiscard]] TERSE_HOST_DEVICE int count_before(const Tokens& list,
+                                                 std::int64_t position) noexcept {
+  int low = 0, high = list.size();
+  while (low < high) {
+    const int middle = low + (high - low) / 2;
+    if (list.position(middle) < position) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
+
+/// Kills those of the tokens [begin, end) of `list` for which `victim(i)` holds.
+template <class TokenState, class Victim>
+void kill_if(TokenList<TokenState>& list, int begin, int end, Victim&& victim) {
+  for (int i = begin; i < end; ++i) {
+    if (victim(i)) list.kill(i);
+  }
 }
 
 /// Among the tokens [begin, end) of `list`, keeps the `keep` with the highest `score(i)` and kills

@@ -113,13 +113,14 @@ struct AppendKernel {
       }
     }
     if constexpr (has_state) {
-      const int t = static_cast<int>(threadIdx.x);
-      if (t < tile.count) {
-        auto& state = r.token_states[at * block_tokens + static_cast<std::size_t>(tile.first + t)];
+      const int place = static_cast<int>(threadIdx.x), t = place - tile.first;
+      const bool is_new = t >= 0 && t < tile.count;
+      if (is_new || (is_fresh && place < block_tokens)) {
+        auto& state = r.token_states[at * block_tokens + static_cast<std::size_t>(place)];
         state = {};
         if constexpr (Policy::signal == Signal::gate_logit) {
-          const std::int64_t row = first_row + (first_position + tile.first - length_before) + t;
-          for (int h = 0; h < r.shape.unit.heads_per_unit; ++h) {
+          const std::int64_t row = first_row + (first_position - length_before) + place;
+          for (int h = 0; is_new && h < r.shape.unit.heads_per_unit; ++h) {
             Policy::evictor::admit(
                 state, call.in.gate_logits.get(row, unit * r.shape.unit.heads_per_unit + h, 0));
           }
@@ -244,9 +245,11 @@ __global__ void __launch_bounds__(most_append_threads, 2)
     // A graph that was captured with fewer parts than the step has.
     for (int i = call.num_parts + static_cast<int>(threadIdx.x); i < parts;
          i += static_cast<int>(blockDim.x)) {
-      const int own = call.step.parts[i].sequence.index;
-      fail_sequence(call.failure, own, StatusCode::wrong_phase, call.slot,
-                    call.r.sequences[own].length_tokens);
+      const SequenceId own = call.step.parts[i].sequence;
+      const SequenceRecord record = call.r.sequences[own.index];
+      if (record.alive == 0 || record.generation != own.generation) continue;
+      fail_sequence(call.failure, own.index, StatusCode::wrong_phase, call.slot,
+                    record.length_tokens);
     }
   }
   if (part >= parts) return;

@@ -89,12 +89,7 @@ struct AttendKernel : Results<Config> {
 template <class Config>
 __global__ void __launch_bounds__(Config::warps * 32, Config::blocks_per_multiprocessor)
     attend_kernel(const __grid_constant__ AttendCall<typename Config::Ref> call) {
-#if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200
-  constexpr bool is_compiled = Config::hardware == Hardware::hopper;
-#else
-  constexpr bool is_compiled = Config::hardware == Hardware::portable;
-#endif
-  if constexpr (is_compiled) {
+  if constexpr (Config::hardware == compiled_hardware()) {
     extern __shared__ __align__(1024) std::byte terse_shared[];
     using Kernel = AttendKernel<Config>;
     Kernel kernel(call, *reinterpret_cast<typename Kernel::Shared*>(terse_shared));

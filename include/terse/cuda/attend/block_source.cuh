@@ -149,7 +149,8 @@ template <class Config, class Segment,
           bool Streams = reads_codes<typename Config::Ref, Config::width>>
 class BlockSource;
 
-/// Streams records. Large blocks come as two parts, keys and values.
+/// Streams records. Large blocks come as two parts, keys and values; kernels that read keys only
+/// never ask for values.
 template <class Config, class Segment>
 class BlockSource<Config, Segment, true> {
   using Ref = typename Config::Ref;
@@ -164,7 +165,9 @@ class BlockSource<Config, Segment, true> {
   static constexpr int key_bytes =
       static_cast<int>(Policy::key_codec::record(Side::key, Config::width).bytes);
   static constexpr int value_bytes =
-      static_cast<int>(Policy::value_codec::record(Side::value, Config::width).bytes);
+      Config::reads_values
+          ? static_cast<int>(Policy::value_codec::record(Side::value, Config::width).bytes)
+          : 0;
   static constexpr bool in_two = Config::splits_blocks;
   static constexpr int place_bytes =
       in_two ? (key_bytes > value_bytes ? key_bytes : value_bytes) : key_bytes + value_bytes;

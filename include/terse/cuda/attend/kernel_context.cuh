@@ -10,12 +10,22 @@
 #include "terse/cuda/attend/block_source.cuh"
 #include "terse/cuda/attend/segment.cuh"
 #include "terse/cuda/attend/work_division.cuh"
+#include "terse/cuda/tuning.cuh"
 #include "terse/cuda/warp/operands.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
+
+/// The hardware whose code is being compiled: kernels for the other kind are empty.
+__device__ constexpr Hardware compiled_hardware() {
+#if __CUDA_ARCH__ >= 900 && __CUDA_ARCH__ < 1200
+  return Hardware::hopper;
+#else
+  return Hardware::portable;
+#endif
+}
 
 template <class Config>
 struct KernelContext {

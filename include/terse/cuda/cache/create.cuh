@@ -32,6 +32,16 @@ template <class State, std::size_t... I>
   return status;
 }
 
+/// Divides the tables that follow those of a host cache.
+template <class State, std::size_t... I>
+void carve_tables(StepTables& tables, terse::detail::Carver& carver, const MemoryPlan& plan,
+                  std::index_sequence<I...>) noexcept {
+  const bool evicts[max_policy_classes] = {
+      evicts_tokens<typename State::Classes::template At<I>>...};
+  carver.take<std::byte>(plan.state_bytes);
+  tables.carve(carver, plan, evicts);
+}
+
 template <class State>
 [[nodiscard]] Expected<CachePlan> plan_device_cache(
     const CacheConfig& config, const typename State::Classes::Configs& policies) {
@@ -48,48 +58,19 @@ template <class State>
   result.tails_bytes = planned->tails_bytes;
   StepTables tables;
   terse::detail::Carver carver;
-  carver.take<std::byte>(planned->state_bytes);
-  tables.carve(carver, config.max_sequences);
+  carve_tables<State>(tables, carver, *planned, std::make_index_sequence<State::Classes::size>{});
   result.state_bytes = result.mirror_bytes = carver.used_bytes();
   return result;
 }
 
-/// Empties the cache and brings the device up to it. Waits.
-template <class State>
-[[nodiscard]] Status start(State& state, const CachePlan& plan, cudaStream_t stream) noexcept {
-  terse::detail::reset(state.cache);
-  state.cache.state_record->magic = device_magic;
-  *state.tables.num_parts = 0;
-  for (int i = 0; i < state.cache.config.max_sequences; ++i) {
-    state.tables.parts[i] = {};
-    state.tables.first_rows[i] = state.tables.truncations[i] = 0;
-    state.tables.failures[i] = {};
-  }
-  constexpr const char* text = "terse::cuda::KVCache: cannot write to the buffers";
-  if (plan.tails_bytes > 0) {
-    if (Status s = to_status(
-            cudaMemsetAsync(state.buffers.tails.data(), 0, plan.tails_bytes, stream), text);
-        !s.ok()) {
-      return s;
-    }
-  }
-  if (Status s = to_status(cudaMemcpyAsync(state.buffers.state.data(), state.buffers.mirror.data(),
-                                           plan.state_bytes, cudaMemcpyHostToDevice, stream),
-                           text);
-      !s.ok()) {
-    return s;
-  }
-  if (Status s = to_status(cudaStreamSynchronize(stream), text); !s.ok()) return s;
-  state.journal().bind(state.buffers.mirror.data(), state.buffers.state.data());
-  state.cache.memory.journal = &state.journal();
-  state.cache.for_each_store([&](auto& store) { store.memory = state.cache.memory; });
-  return {};
-}
+inline constexpr const char* buffers_failed =
+    "terse::cuda::KVCache: the buffers cannot be written or read";
 
-/// Makes `state` an empty cache over `buffers`. Waits for `stream`.
+/// Makes `state` one over buffers whose content is not yet written.
 template <class State>
-[[nodiscard]] Status create(State& state, const CacheConfig& config, const CacheBuffers& buffers,
-                            cudaStream_t stream, const typename State::Classes::Configs& policies) {
+[[nodiscard]] Status bind_buffers_on_device(State& state, const CacheConfig& config,
+                                            const CacheBuffers& buffers, cudaStream_t stream,
+                                            const typename State::Classes::Configs& policies) {
   const Expected<CachePlan> plan = plan_device_cache<State>(config, policies);
   if (!plan.ok()) return plan.status();
   if (Status s = refuse_capture(stream); !s.ok()) return s;
@@ -100,15 +81,60 @@ template <class State>
     return s;
   }
   state.journals = HostArray<Journal>(1);
-  if (state.journals.data() == nullptr) {
+  state.records = HostArray<SequenceRecord>(config.max_sequences);
+  state.seen = HostArray<bool>(config.max_sequences);
+  if (state.journals.data() == nullptr || state.records.data() == nullptr ||
+      state.seen.data() == nullptr) {
     return error(StatusCode::unsupported, "terse::cuda::KVCache: out of host memory");
   }
   state.buffers = buffers;
   state.state_bytes = plan->state_bytes;
   terse::detail::Carver carver(buffers.mirror.data());
-  carver.take<std::byte>(plan->host.state_bytes);
-  state.tables.carve(carver, config.max_sequences);
-  return start(state, *plan, stream);
+  carve_tables<State>(state.tables, carver, plan->host,
+                      std::make_index_sequence<State::Classes::size>{});
+  return {};
+}
+
+/// Sends the mirror, in which the tables of a host cache have been written, and begins. Waits.
+template <class State>
+[[nodiscard]] Status start(State& state, cudaStream_t stream) noexcept {
+  state.cache.state_record->magic = device_magic;
+  *state.tables.num_parts = 0;
+  for (int i = 0; i < state.cache.config.max_sequences; ++i) {
+    state.tables.parts[i] = {};
+    state.tables.first_rows[i] = state.tables.truncations[i] = 0;
+    state.tables.failures[i] = {};
+  }
+  if (Status s = to_status(cudaMemcpyAsync(state.buffers.state.data(), state.buffers.mirror.data(),
+                                           state.state_bytes, cudaMemcpyHostToDevice, stream),
+                           buffers_failed);
+      !s.ok()) {
+    return s;
+  }
+  if (Status s = to_status(cudaStreamSynchronize(stream), buffers_failed); !s.ok()) return s;
+  state.journal().bind(state.buffers.mirror.data(), state.buffers.state.data());
+  state.cache.memory.journal = &state.journal();
+  state.cache.for_each_store([&](auto& store) { store.memory = state.cache.memory; });
+  return {};
+}
+
+/// Makes `state` an empty cache over `buffers`. Waits for `stream`.
+template <class State>
+[[nodiscard]] Status create(State& state, const CacheConfig& config, const CacheBuffers& buffers,
+                            cudaStream_t stream, const typename State::Classes::Configs& policies) {
+  if (Status s = bind_buffers_on_device(state, config, buffers, stream, policies); !s.ok()) {
+    return s;
+  }
+  terse::detail::reset(state.cache);
+  const std::size_t tails = state.cache.plan.tails_bytes;
+  if (tails > 0) {
+    if (Status s =
+            to_status(cudaMemsetAsync(buffers.tails.data(), 0, tails, stream), buffers_failed);
+        !s.ok()) {
+      return s;
+    }
+  }
+  return start(state, stream);
 }
 
 }  // namespace detail

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cuda_runtime.h>
+#include <type_traits>
 
 #include "terse/cache/cache_state.hpp"
 #include "terse/cache/memory_plan.hpp"
@@ -14,6 +15,7 @@
 #include "terse/cuda/cache/journal.cuh"
 #include "terse/cuda/cache/step_record.cuh"
 #include "terse/cuda/device_ref.cuh"
+#include "terse/policy/evictor.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -55,6 +57,9 @@ namespace detail {
       "tables; only append and attend can");
 }
 
+template <class Policy>
+inline constexpr bool evicts_tokens = !std::is_same_v<typename Policy::evictor, NoEviction>;
+
 template <Layout L, class ClassesOfPolicies>
 struct DeviceState {
   using layout = L;
@@ -63,10 +68,12 @@ struct DeviceState {
 
   terse::detail::CacheState<L, Classes, MirroredMemory> cache{};
   CacheBuffers buffers{};
-  std::size_t state_bytes = 0;  // of the device
-  StepTables tables{};          // in the mirror
-  HostArray<Journal> journals;  // one: its address must outlast moves
-  bool must_verify = false;     // a graph has done, or is to do, appends of the step in progress
+  std::size_t state_bytes = 0;        // of the device
+  StepTables tables{};                // in the mirror
+  HostArray<Journal> journals;        // one: its address must outlast moves
+  HostArray<bool> seen;               // [sequence]: scratch
+  HostArray<SequenceRecord> records;  // [sequence]: the device's, where they are read back
+  bool must_verify = false;  // a graph has done, or is to do, appends of the step in progress
 
   [[nodiscard]] Journal& journal() noexcept { return journals[0]; }
 

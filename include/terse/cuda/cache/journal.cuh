@@ -103,6 +103,9 @@ class Journal {
   }
   void begin(cudaStream_t stream) noexcept { stream_ = stream; }
   [[nodiscard]] Status status() const noexcept { return status_; }
+  /// What was to be done on the device beside the journal's changes has failed half-way. Gives
+  /// `status`.
+  Status break_off(const Status& status) noexcept { return status_ = status; }
 
   /// Tells of `bytes` written at `table`. What they are is read when the journal is sent.
   void wrote(const void* table, std::size_t bytes) noexcept {

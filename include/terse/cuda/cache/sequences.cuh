@@ -116,8 +116,8 @@ template <class State>
   if (code == StatusCode::not_finite) {
     return error(
         code,
-        "terse::cuda::KVCache: an input of append held NaN or infinity; the sequence is as "
-        "before that step; detail: the layer",
+        "terse::cuda::KVCache: an input of append or observe held NaN or infinity; the sequence "
+        "is as before it; detail: the layer",
         layer);
   }
   return error(code,

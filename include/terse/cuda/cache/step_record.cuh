@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "terse/cache/config.hpp"
+#include "terse/cache/memory_plan.hpp"
 #include "terse/config.hpp"
 #include "terse/cuda/cache/failure.cuh"
 
@@ -28,15 +29,26 @@ struct StepTables {
   std::int32_t* first_rows = nullptr;
   std::int32_t* truncations = nullptr;  // [sequence]
   SequenceFailure* failures = nullptr;  // [sequence], the truth is the device's
+  /// Where eviction leaves the masks that the host reads: [slot, sequence of the call, unit,
+  /// entry], for classes that evict.
+  std::uint64_t* masks[max_policy_classes]{};
 
   template <class Carver>
-  void carve(Carver& carver, int sequences) noexcept {
-    const auto n = static_cast<std::size_t>(sequences);
+  void carve(Carver& carver, const MemoryPlan& plan,
+             const bool (&evicts)[max_policy_classes]) noexcept {
+    const auto n = static_cast<std::size_t>(plan.classes[0].shape.sequences);
     num_parts = carver.template take<std::int32_t>(1);
     parts = carver.template take<StepPart>(n);
     first_rows = carver.template take<std::int32_t>(n);
     truncations = carver.template take<std::int32_t>(n);
     failures = carver.template take<SequenceFailure>(n);
+    for (int k = 0; k < plan.num_classes; ++k) {
+      const ClassShape& shape = plan.classes[k].shape;
+      if (!evicts[k]) continue;
+      masks[k] = carver.template take<std::uint64_t>(static_cast<std::size_t>(shape.slots) * n *
+                                                     static_cast<std::size_t>(shape.unit.units) *
+                                                     static_cast<std::size_t>(shape.entries));
+    }
   }
 };
 

@@ -1,0 +1,114 @@
+/// A cache on the device that benchmarks append to.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "terse/cuda/kv_cache.cuh"
+
+#include "cuda/device_cache.cuh"
+
+namespace terse::bench {
+
+inline constexpr int kv_heads = 8, head_dim = 128;
+
+struct alignas(128) Aligned {
+  std::byte bytes[128];
+};
+
+/// A cache whose sequences hold `length` tokens, inside a step of `tokens` more.
+template <class Policy, Layout L = PagedLayout<>>
+class Appending {
+ public:
+  using Cache = cuda::KVCache<L, Policy>;
+
+  Appending(int sequences, int length, int tokens, int layers,
+            const PolicyConfig<PolicyOf<Policy>>& policy = {})
+      : layers_(layers),
+        rows_(sequences * tokens),
+        config_{.num_layers = layers,
+                .num_query_heads = 4 * kv_heads,
+                .num_kv_heads = kv_heads,
+                .head_dim = head_dim,
+                .max_sequences = sequences,
+                .max_tokens = length + tokens,
+                .max_step_tokens = std::max(length, tokens)},
+        plan_(*Cache::plan(config_, {policy})),
+        pages_(plan_.pages_bytes),
+        tails_(std::max(plan_.tails_bytes, std::size_t{1})),
+        state_(plan_.state_bytes),
+        mirror_(plan_.mirror_bytes / sizeof(Aligned)),
+        inputs_(static_cast<std::size_t>(layers) * row_halves() *
+                static_cast<std::size_t>(std::max(rows_, sequences * length)) * 2),
+        cache_(std::move(*Cache::create(config_,
+                                        {bytes(pages_),
+                                         {tails_.data(), plan_.tails_bytes},
+                                         bytes(state_),
+                                         {mirror_[0].bytes, plan_.mirror_bytes}},
+                                        nullptr, {policy}))) {
+    fill_random<<<1024, 256>>>(reinterpret_cast<std::uint32_t*>(inputs_.data()), inputs_.size() / 2,
+                               5);
+    for (int i = 0; i < sequences; ++i) ids_.push_back(*cache_.create_sequence(nullptr));
+    if (length > 0) {
+      begin(length);
+      for (int layer = 0; layer < layers; ++layer) append(layer, nullptr);
+      must(cache_.commit_step(nullptr));
+    }
+    begin(tokens);
+    must(cudaDeviceSynchronize());
+  }
+
+  void begin(int tokens) {
+    std::vector<StepPart> parts;
+    for (const SequenceId id : ids_) parts.push_back({id, tokens});
+    must(cache_.begin_step(parts, nullptr));
+  }
+  void append(int layer, cudaStream_t stream) {
+    const F16* keys = inputs_.data() + static_cast<std::size_t>(layer) *
+                                           (inputs_.size() / static_cast<std::size_t>(layers_));
+    const F16* values = keys + inputs_.size() / static_cast<std::size_t>(layers_) / 2;
+    must(cache_.append(layer,
+                       {HeadRows::dense(keys, Scalar::f16, kv_heads, head_dim),
+                        HeadRows::dense(values, Scalar::f16, kv_heads, head_dim)},
+                       stream));
+  }
+  void empty() {
+    for (const SequenceId id : ids_) must(cache_.truncate(id, 0, nullptr));
+    must(cudaDeviceSynchronize());
+  }
+  [[nodiscard]] Cache& cache() { return cache_; }
+  [[nodiscard]] const std::vector<SequenceId>& ids() const { return ids_; }
+
+  /// Bytes that an append of one layer must read and write: inputs, exact copies, sealed codes.
+  [[nodiscard]] std::size_t bytes_moved(int length, int tokens) const {
+    const ClassShape& shape = cache_.memory_plan().classes[0].shape;
+    const auto sequences = static_cast<std::size_t>(config_.max_sequences);
+    std::size_t bytes = static_cast<std::size_t>(rows_) * row_halves() * 2 * sizeof(F16);
+    if (shape.open) {
+      return bytes + static_cast<std::size_t>(rows_) * shape.page_bytes / block_tokens;
+    }
+    const auto sealed = [&](int n) { return n > 0 ? shape.tail.sealed_before(n - 1) : 0; };
+    const auto blocks =
+        static_cast<std::size_t>((sealed(length + tokens) - sealed(length)) / block_tokens);
+    return 2 * bytes + sequences * blocks * shape.page_bytes;
+  }
+
+ private:
+  [[nodiscard]] static std::size_t row_halves() {
+    return static_cast<std::size_t>(kv_heads) * head_dim;
+  }
+  static Span<std::byte> bytes(const DeviceArray<std::byte>& a) { return {a.data(), a.size()}; }
+
+  int layers_, rows_;
+  CacheConfig config_;
+  cuda::CachePlan plan_;
+  DeviceArray<std::byte> pages_, tails_, state_;
+  std::vector<Aligned> mirror_;
+  DeviceArray<F16> inputs_;  // [layer, side, row, head, channel]
+  Cache cache_;
+  std::vector<SequenceId> ids_;
+};
+
+}  // namespace terse::bench

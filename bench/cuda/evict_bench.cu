@@ -1,0 +1,118 @@
+/// Eviction on the device: Google Benchmark with manual time. Column sums are timed inside a
+/// replayed graph over cold pages; observe and evict on the host, waiting for the device included.
+#include <algorithm>
+#include <chrono>
+#include <string>
+#include <vector>
+
+#include <benchmark/benchmark.h>
+
+#include "cuda/appending.cuh"
+#include "cuda/policies.hpp"
+#include "cuda/run_benchmarks.hpp"
+#include "cuda/timing.cuh"
+
+namespace {
+
+using namespace terse;
+using namespace terse::bench;
+using Dims = cuda::HeadDims<128>;
+using PerHead = PagedLayout<HeadPaging::per_head>;
+
+/// One row a sequence.
+template <class Policy>
+void column_rows(benchmark::State& state, int sequences, int tokens) {
+  const DeviceCache<Policy> cache(
+      {32, 8, 128, std::vector<int>(static_cast<std::size_t>(sequences), tokens)});
+  std::vector<StepPart> host_parts;
+  for (int i = 0; i < sequences; ++i) host_parts.push_back({SequenceId{i, 1}, 1});
+  const DeviceArray<StepPart> parts(host_parts);
+  const auto heads = static_cast<std::size_t>(sequences * 32);
+  const DeviceArray<F16> queries(heads * 128);
+  fill_random<<<64, 256>>>(reinterpret_cast<std::uint32_t*>(queries.data()), queries.size() / 2, 3);
+  const DeviceArray<float> lse(std::vector<float>(heads, 10.0f));
+  const ClassShape& shape = cache.shape();
+  const DeviceArray<float> sums(static_cast<std::size_t>(sequences * shape.unit.units) *
+                                static_cast<std::size_t>(shape.entries) * block_tokens);
+  const cuda::AttendInputs in{parts.data(), sequences, sequences,
+                              HeadRows::dense(queries.data(), Scalar::f16, 32, 128)};
+  LaunchGraph graph(std::max(20, cache.copies()), [&](int i, cudaStream_t stream) {
+    must(cuda::sum_attention_columns<Dims>(cache.view(i % cache.copies()), in, lse.data(),
+                                           sums.data(), {}, stream));
+  });
+  for (int i = 0; i < 3; ++i) static_cast<void>(graph.replay());
+  for (auto _ : state) state.SetIterationTime(graph.replay() * 1e-6);
+  const auto keys = static_cast<double>(Policy::key_codec::record(Side::key, 128).bytes);
+  const double blocks = static_cast<double>(sequences) * shape.unit.units * tokens / block_tokens;
+  report_bytes(state, blocks * (keys + block_tokens * sizeof(float)), "of_ceiling", read_ceiling());
+}
+
+/// 32 layers; sequences at their budget, 16 tokens over it.
+enum class Timed { observe, evict };
+template <class Policy>
+void evict_rows(benchmark::State& state, int sequences, int budget, Timed timed) {
+  constexpr int layers = 32, fresh = 16, room = 512;  // for all iterations: nothing is compacted
+  PolicyConfig<PolicyOf<Policy>> policy;
+  policy.eviction.heavy_tokens = policy.eviction.recent_tokens = budget / 2;
+  Appending<Policy, PerHead> filled(sequences, budget, room, layers, policy);
+  auto& cache = filled.cache();
+  must(cache.abandon_step(nullptr));
+  std::vector<StepPart> parts;
+  for (const SequenceId id : filled.ids()) parts.push_back({id, 1});
+  const DeviceArray<float> sums(parts.size() * cache.column_sum_floats(0));
+  fill_random<<<1024, 256>>>(reinterpret_cast<std::uint32_t*>(sums.data()), sums.size(), 9);
+  for (auto _ : state) {
+    filled.begin(fresh);
+    for (int layer = 0; layer < layers; ++layer) filled.append(layer, nullptr);
+    must(cache.commit_step(nullptr));
+    must(cudaDeviceSynchronize());
+    const auto start = std::chrono::steady_clock::now();
+    auto observed = start;
+    for (int layer = 0; layer < layers; ++layer) {
+      must(cache.observe(layer, parts, {sums.data(), sums.size()}, nullptr));
+    }
+    must(cudaDeviceSynchronize());
+    observed = std::chrono::steady_clock::now();
+    must(cache.evict(filled.ids(), 0, nullptr).status());
+    const std::chrono::duration<double> observing = observed - start;
+    const std::chrono::duration<double> evicting = std::chrono::steady_clock::now() - observed;
+    state.SetIterationTime(timed == Timed::observe ? observing.count() : evicting.count());
+  }
+}
+
+template <class F>
+void row(const std::string& name, F f) {
+  benchmark::RegisterBenchmark(name.c_str(), f)
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond)
+      ->Iterations(15);
+}
+
+template <class Policy>
+void add_columns(const std::string& policy) {
+  using State = benchmark::State;
+  row(policy + "/columns_64x512", [](State& s) { column_rows<Policy>(s, 64, 512); });
+  row(policy + "/columns_1x32k", [](State& s) { column_rows<Policy>(s, 1, 32768); });
+  row(policy + "/columns_8x32k", [](State& s) { column_rows<Policy>(s, 8, 32768); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  add_columns<Compose<Identity>>("f16");
+  add_columns<Compose<Int8>>("int8");
+  add_columns<Compose<Int4Rotated>>("int4_rotated");
+  add_columns<Compose<Kivi2Short>>("kivi2_g32");
+  using Heavy = Compose<Int8, H2O>;
+  for (const auto& [name, timed] :
+       {std::pair{"observe", Timed::observe}, {"evict", Timed::evict}}) {
+    for (const auto& [sequences, budget] : {std::pair{1, 512}, {1, 8192}, {64, 512}}) {
+      row(std::string("int8_h2o/") + name + "_" + std::to_string(sequences) + "x" +
+              std::to_string(budget),
+          [=, t = timed, n = sequences, b = budget](benchmark::State& s) {
+            evict_rows<Heavy>(s, n, b, t);
+          });
+    }
+  }
+  return run_benchmarks(argc, argv, "read_ceiling_GB/s", read_ceiling);
+}
