@@ -66,12 +66,7 @@ void bookkeeping_rows(benchmark::State& state, int sequences, int layers) {
 
 template <class Policy>
 void add(const std::string& policy) {
-  const auto row = [&](const char* name, auto f) {
-    benchmark::RegisterBenchmark((policy + "/" + name).c_str(), f)
-        ->UseManualTime()
-        ->Unit(benchmark::kMicrosecond)
-        ->Iterations(15);
-  };
+  const auto row = [&](const char* name, auto f) { add_row(policy + "/" + name, f); };
   using State = benchmark::State;
   row("decode_1", [](State& s) { append_rows<Policy>(s, 1, 261, 1, 32); });
   row("decode_1_seals", [](State& s) { append_rows<Policy>(s, 1, 256, 1, 32); });

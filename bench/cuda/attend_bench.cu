@@ -86,12 +86,8 @@ void add(const std::string& policy) {
       {"64x8k", uniform(64, 8192, 32, 8)},      {"8x4k_32/32", uniform(8, 4096, 32, 32)},
       {"8x32k_64/8", uniform(8, 32768, 64, 8)}, {"ragged", ragged()}};
   for (const Row& row : rows) {
-    benchmark::RegisterBenchmark(
-        (policy + "/" + row.name).c_str(),
-        [batch = row.batch](benchmark::State& state) { attend_rows<Policy>(state, batch); })
-        ->UseManualTime()
-        ->Unit(benchmark::kMicrosecond)
-        ->Iterations(15);
+    add_row(policy + "/" + row.name,
+            [batch = row.batch](benchmark::State& state) { attend_rows<Policy>(state, batch); });
   }
 }
 

@@ -80,20 +80,12 @@ void evict_rows(benchmark::State& state, int sequences, int budget, Timed timed)
   }
 }
 
-template <class F>
-void row(const std::string& name, F f) {
-  benchmark::RegisterBenchmark(name.c_str(), f)
-      ->UseManualTime()
-      ->Unit(benchmark::kMicrosecond)
-      ->Iterations(15);
-}
-
 template <class Policy>
 void add_columns(const std::string& policy) {
   using State = benchmark::State;
-  row(policy + "/columns_64x512", [](State& s) { column_rows<Policy>(s, 64, 512); });
-  row(policy + "/columns_1x32k", [](State& s) { column_rows<Policy>(s, 1, 32768); });
-  row(policy + "/columns_8x32k", [](State& s) { column_rows<Policy>(s, 8, 32768); });
+  add_row(policy + "/columns_64x512", [](State& s) { column_rows<Policy>(s, 64, 512); });
+  add_row(policy + "/columns_1x32k", [](State& s) { column_rows<Policy>(s, 1, 32768); });
+  add_row(policy + "/columns_8x32k", [](State& s) { column_rows<Policy>(s, 8, 32768); });
 }
 
 }  // namespace
@@ -107,11 +99,11 @@ int main(int argc, char** argv) {
   for (const auto& [name, timed] :
        {std::pair{"observe", Timed::observe}, {"evict", Timed::evict}}) {
     for (const auto& [sequences, budget] : {std::pair{1, 512}, {1, 8192}, {64, 512}}) {
-      row(std::string("int8_h2o/") + name + "_" + std::to_string(sequences) + "x" +
-              std::to_string(budget),
-          [=, t = timed, n = sequences, b = budget](benchmark::State& s) {
-            evict_rows<Heavy>(s, n, b, t);
-          });
+      add_row(std::string("int8_h2o/") + name + "_" + std::to_string(sequences) + "x" +
+                  std::to_string(budget),
+              [=, t = timed, n = sequences, b = budget](benchmark::State& s) {
+                evict_rows<Heavy>(s, n, b, t);
+              });
     }
   }
   return run_benchmarks(argc, argv, "read_ceiling_GB/s", read_ceiling);

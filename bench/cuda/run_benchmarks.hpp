@@ -3,6 +3,7 @@
 
 #include <cuda_runtime_api.h>
 #include <string>
+#include <utility>
 
 #include <benchmark/benchmark.h>
 
@@ -16,6 +17,15 @@ inline void report_bytes(benchmark::State& state, double bytes, const char* shar
   state.counters["GB/s"] =
       Counter(bytes * 1e-9, Counter::kIsIterationInvariantRate, Counter::kIs1000);
   state.counters[share_name] = Counter(bytes / limit, Counter::kIsIterationInvariantRate);
+}
+
+/// A row in microseconds by manual time, 15 iterations.
+template <class F>
+void add_row(const std::string& name, F&& f) {
+  benchmark::RegisterBenchmark(name.c_str(), std::forward<F>(f))
+      ->UseManualTime()
+      ->Unit(benchmark::kMicrosecond)
+      ->Iterations(15);
 }
 
 /// Runs what is registered, and names the card. `rate`: bytes a second that rows are compared with,

@@ -151,6 +151,19 @@ TEST_CASE("evictions that are refused on the device", "[cuda][evict]") {
   REQUIRE(pair.difference(1) == "");
 }
 
+TEST_CASE("pages of the engine's are not copied", "[cuda][evict]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  PolicyConfig<PolicyOf<Heavy>> policy = small_budget();
+  policy.borrows_pages = true;
+  Twin<PagedLayout<>, Heavy> twin(config_of(1), {policy});
+  const OwnedBuffers copy{twin.host.cache.memory_plan()};
+  CHECK(twin.device.copy_to(copy.view(), nullptr).code == StatusCode::unsupported);
+  using Device = cuda::KVCache<PagedLayout<>, Heavy>;
+  CHECK(Device::create_from(config_of(1), twin.host.buffers.view(), {}, nullptr, {policy})
+            .status()
+            .code == StatusCode::unsupported);
+}
+
 TEMPLATE_TEST_CASE("caches that go to the host and come back", "[cuda][evict]", Kivi2, Heavy) {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   using Host = KVCache<PagedLayout<>, TestType>;

@@ -19,6 +19,7 @@
 #include "terse/cuda/cache/create.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 #include "terse/cuda/cache/evict.cuh"
+#include "terse/cuda/cache/observe.cuh"
 #include "terse/cuda/cache/sequences.cuh"
 #include "terse/cuda/cache/steps.cuh"
 #include "terse/cuda/cache/transfer.cuh"

@@ -11,6 +11,7 @@
 #include "terse/core/status.hpp"
 #include "terse/cuda/append/append_kernel.cuh"
 #include "terse/cuda/device_ref.cuh"
+#include "terse/cuda/launch.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -71,19 +72,15 @@ template <class Ref>
   call.aligned_keys = can_load_vectors(call.in.keys, shape.key_width);
   call.aligned_values = can_load_vectors(call.in.values, shape.value_width);
   const int blocks = std::min(most_step_blocks(shape, call.most_tokens), most_parallel_blocks);
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(static_cast<unsigned>(call.num_parts) *
-                            static_cast<unsigned>(shape.unit.units * (shape.unit.key_streams +
-                                                                      shape.unit.value_streams)),
-                        static_cast<unsigned>(blocks));
+  const dim3 grid(static_cast<unsigned>(call.num_parts) *
+                      static_cast<unsigned>(shape.unit.units *
+                                            (shape.unit.key_streams + shape.unit.value_streams)),
+                  static_cast<unsigned>(blocks));
   // Few thread blocks leave the device to large ones.
-  const bool is_small = launch.gridDim.x * launch.gridDim.y <= 264;
+  const bool is_small = grid.x * grid.y <= 264;
   const int threads = shape.open && call.most_tokens < 8 ? 128
                       : is_small                         ? most_append_threads
                                                          : 256;
-  launch.blockDim = dim3(static_cast<unsigned>(threads));
-  launch.dynamicSmemBytes = append_shared_bytes<Ref>(shape, call.most_tokens, threads);
-  launch.stream = stream;
   // The limit is the kernel's, not the launch's, so it is the same for all caches and threads.
   if (Status s = to_status(
           cudaFuncSetAttribute(append_kernel<Ref>, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -93,8 +90,9 @@ template <class Ref>
       !s.ok()) {
     return s;
   }
-  return to_status(cudaLaunchKernelEx(&launch, append_kernel<Ref>, call),
-                   "terse::cuda::KVCache::append: the launch failed");
+  return launch_kernel({grid, threads, append_shared_bytes<Ref>(shape, call.most_tokens, threads)},
+                       stream, "terse::cuda::KVCache::append: the launch failed",
+                       append_kernel<Ref>, call);
 }
 
 }  // namespace detail

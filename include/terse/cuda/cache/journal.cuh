@@ -13,7 +13,7 @@
 
 #include "terse/config.hpp"
 #include "terse/core/math.hpp"
-#include "terse/cuda/device_ref.cuh"
+#include "terse/cuda/launch.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -169,13 +169,12 @@ class Journal {
   template <int Capacity>
   void launch(const JournalPage<Capacity>& page) noexcept {
     if (!status_.ok()) return;
-    cudaLaunchConfig_t launch{};
-    launch.gridDim = dim3(static_cast<unsigned>(ceil_div(page.count, journal_threads / 32)));
-    launch.blockDim = dim3(journal_threads);
-    launch.stream = stream_;
-    status_ = to_status(cudaLaunchKernelEx(&launch, apply_changes<Capacity>, page),
-                        "terse::cuda::KVCache: a launch failed, so that the device no longer has "
-                        "what the host believes; create the cache anew");
+    status_ = launch_kernel(
+        {dim3(static_cast<unsigned>(ceil_div(page.count, journal_threads / 32))), journal_threads},
+        stream_,
+        "terse::cuda::KVCache: a launch failed, so that the device no longer has what the host "
+        "believes; create the cache anew",
+        apply_changes<Capacity>, page);
   }
 
   std::byte* mirror_ = nullptr;

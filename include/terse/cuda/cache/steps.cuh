@@ -13,6 +13,7 @@
 #include "terse/cuda/append/launch.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 #include "terse/cuda/cache/verify_step.cuh"
+#include "terse/cuda/launch.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -115,13 +116,10 @@ template <class State>
 template <class State>
 [[nodiscard]] Status launch_verify(const State& state, cudaStream_t stream) noexcept {
   constexpr int threads = 128;
-  cudaLaunchConfig_t launch{};
-  launch.gridDim = dim3(static_cast<unsigned>(ceil_div(state.cache.num_parts, threads)));
-  launch.blockDim = dim3(threads);
-  launch.stream = stream;
-  return to_status(
-      cudaLaunchKernelEx(&launch, verify_step<threads>, state.step_view(), state.failure_tables()),
-      "terse::cuda::KVCache::commit_step: a launch failed");
+  return launch_kernel(
+      {dim3(static_cast<unsigned>(ceil_div(state.cache.num_parts, threads))), threads}, stream,
+      "terse::cuda::KVCache::commit_step: a launch failed", verify_step<threads>, state.step_view(),
+      state.failure_tables());
 }
 
 template <class State>

@@ -9,7 +9,7 @@
 #include "terse/cache/cache_state.hpp"
 #include "terse/cache/create.hpp"
 #include "terse/config.hpp"
-#include "terse/cuda/cache/check_failed.cuh"
+#include "terse/cuda/cache/check_sequences.cuh"
 #include "terse/cuda/cache/create.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 

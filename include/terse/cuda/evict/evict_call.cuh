@@ -5,18 +5,12 @@
 
 #include "terse/cache/ref.hpp"
 #include "terse/config.hpp"
+#include "terse/cuda/evict/sequence_list.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
-
-/// Sequences that one launch serves; negative: none.
-struct SequenceList {
-  static constexpr int capacity = 256;
-  int count;
-  std::int32_t sequences[capacity];
-};
 
 /// The sequences of a list are those from `first` on of `num_sequences` that the call is about.
 /// Pointers are the device's.

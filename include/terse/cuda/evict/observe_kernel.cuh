@@ -6,8 +6,9 @@
 
 #include "terse/cache/ref.hpp"
 #include "terse/config.hpp"
+#include "terse/core/math.hpp"
 #include "terse/cuda/cache/failure.cuh"
-#include "terse/cuda/evict/evict_call.cuh"
+#include "terse/cuda/evict/sequence_list.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {

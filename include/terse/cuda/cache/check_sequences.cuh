@@ -1,7 +1,10 @@
-/// Whether sequences have failed, where a call has to know before it does anything.
+/// What a call has to know of its sequences before it does anything: that none occurs twice, that
+/// none has failed.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cuda_runtime.h>
 
 #include "terse/config.hpp"
@@ -12,6 +15,25 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
+
+/// Whether all handles are alive and none occurs twice.
+template <class State, class IdOf>
+[[nodiscard]] Status check_distinct(const State& state, std::size_t count, IdOf&& id_of) noexcept {
+  for (std::size_t i = 0; i < count; ++i) {
+    if (Status s = state.cache.check(id_of(i)); !s.ok()) return s;
+  }
+  bool* seen = state.seen.data();
+  std::fill_n(seen, state.cache.config.max_sequences, false);
+  for (std::size_t i = 0; i < count; ++i) {
+    const int index = id_of(i).index;
+    if (seen[index]) {
+      return error(StatusCode::invalid_argument,
+                   "terse::cuda::KVCache: a sequence occurs twice; detail: its index", index);
+    }
+    seen[index] = true;
+  }
+  return {};
+}
 
 /// Reads the device's records of all sequences into `state.records`. Waits.
 template <class State>
