@@ -1,5 +1,6 @@
 /// Eviction on the device: Google Benchmark with manual time. Column sums are timed inside a
-/// replayed graph over cold pages; observe and evict on the host, waiting for the device included.
+/// replayed graph over cold pages; observe, evict and compact on the host, waiting for the device
+/// included.
 #include <algorithm>
 #include <chrono>
 #include <string>
@@ -47,11 +48,12 @@ void column_rows(benchmark::State& state, int sequences, int tokens) {
   report_bytes(state, blocks * (keys + block_tokens * sizeof(float)), "of_ceiling", read_ceiling());
 }
 
-/// 32 layers; sequences at their budget, 16 tokens over it.
-enum class Timed { observe, evict };
+/// 32 layers; sequences at their budget, 16 tokens over it, or 64 where they are compacted.
+enum class Timed { observe, evict, compact };
 template <class Policy>
 void evict_rows(benchmark::State& state, int sequences, int budget, Timed timed) {
-  constexpr int layers = 32, fresh = 16, room = 512;  // for all iterations: nothing is compacted
+  constexpr int layers = 32, room = 512;  // for all iterations, where nothing is compacted
+  const int fresh = timed == Timed::compact ? 64 : 16;
   PolicyConfig<PolicyOf<Policy>> policy;
   policy.eviction.heavy_tokens = policy.eviction.recent_tokens = budget / 2;
   Appending<Policy, PerHead> filled(sequences, budget, room, layers, policy);
@@ -61,6 +63,7 @@ void evict_rows(benchmark::State& state, int sequences, int budget, Timed timed)
   for (const SequenceId id : filled.ids()) parts.push_back({id, 1});
   const DeviceArray<float> sums(parts.size() * cache.column_sum_floats(0));
   fill_random<<<1024, 256>>>(reinterpret_cast<std::uint32_t*>(sums.data()), sums.size(), 9);
+  std::int64_t moved = 0;
   for (auto _ : state) {
     filled.begin(fresh);
     for (int layer = 0; layer < layers; ++layer) filled.append(layer, nullptr);
@@ -75,9 +78,27 @@ void evict_rows(benchmark::State& state, int sequences, int budget, Timed timed)
     observed = std::chrono::steady_clock::now();
     must(cache.evict(filled.ids(), 0, nullptr).status());
     const std::chrono::duration<double> observing = observed - start;
-    const std::chrono::duration<double> evicting = std::chrono::steady_clock::now() - observed;
-    state.SetIterationTime(timed == Timed::observe ? observing.count() : evicting.count());
+    const auto evicted = std::chrono::steady_clock::now();
+    const std::chrono::duration<double> evicting = evicted - observed;
+    double seconds = timed == Timed::observe ? observing.count() : evicting.count();
+    if (timed == Timed::compact) {
+      for (const SequenceId id : filled.ids()) {
+        const auto done = cache.compact(id, nullptr, true);
+        must(done.status());
+        moved += done->tokens_moved;
+      }
+      must(cudaDeviceSynchronize());
+      seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - evicted).count();
+    }
+    state.SetIterationTime(seconds);
   }
+  if (timed != Timed::compact) return;
+  // Read and written in an iteration.
+  const ClassShape& shape = cache.memory_plan().classes[0].shape;
+  report_bytes(state,
+               2.0 * static_cast<double>(moved) / static_cast<double>(state.iterations()) *
+                   static_cast<double>(shape.unit_bytes) / block_tokens,
+               "of_copy", copy_rate());
 }
 
 template <class Policy>
@@ -88,6 +109,20 @@ void add_columns(const std::string& policy) {
   add_row(policy + "/columns_8x32k", [](State& s) { column_rows<Policy>(s, 8, 32768); });
 }
 
+template <class Policy>
+void add_evictions(const std::string& policy) {
+  for (const auto& [name, timed] : {std::pair{"observe", Timed::observe},
+                                    {"evict", Timed::evict},
+                                    {"compact", Timed::compact}}) {
+    for (const auto& [sequences, budget] : {std::pair{1, 512}, {1, 8192}, {64, 512}}) {
+      add_row(policy + "/" + name + "_" + std::to_string(sequences) + "x" + std::to_string(budget),
+              [t = timed, n = sequences, b = budget](benchmark::State& s) {
+                evict_rows<Policy>(s, n, b, t);
+              });
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -95,16 +130,7 @@ int main(int argc, char** argv) {
   add_columns<Compose<Int8>>("int8");
   add_columns<Compose<Int4Rotated>>("int4_rotated");
   add_columns<Compose<Kivi2Short>>("kivi2_g32");
-  using Heavy = Compose<Int8, H2O>;
-  for (const auto& [name, timed] :
-       {std::pair{"observe", Timed::observe}, {"evict", Timed::evict}}) {
-    for (const auto& [sequences, budget] : {std::pair{1, 512}, {1, 8192}, {64, 512}}) {
-      add_row(std::string("int8_h2o/") + name + "_" + std::to_string(sequences) + "x" +
-                  std::to_string(budget),
-              [=, t = timed, n = sequences, b = budget](benchmark::State& s) {
-                evict_rows<Heavy>(s, n, b, t);
-              });
-    }
-  }
+  add_evictions<Compose<Int8, H2O>>("int8_h2o");
+  add_evictions<Compose<Kivi2Short, H2O>>("kivi2_g32_h2o");
   return run_benchmarks(argc, argv, "read_ceiling_GB/s", read_ceiling);
 }

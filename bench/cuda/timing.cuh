@@ -85,4 +85,20 @@ inline double read_ceiling() {
   return rate;
 }
 
+/// Bytes a second, read and written, at which cudaMemcpy copies 1 GB.
+inline double copy_rate() {
+  static const double rate = [] {
+    constexpr std::size_t bytes = std::size_t{1} << 30;
+    DeviceArray<std::byte> from(bytes), to(bytes);
+    LaunchGraph graph(1, [&](int, cudaStream_t stream) {
+      must(cudaMemcpyAsync(to.data(), from.data(), bytes, cudaMemcpyDeviceToDevice, stream));
+    });
+    std::vector<double> us;
+    for (int i = 0; i < 11; ++i) us.push_back(graph.replay());
+    std::sort(us.begin(), us.end());
+    return 2.0 * bytes / us[us.size() / 2] * 1e6;
+  }();
+  return rate;
+}
+
 }  // namespace terse::bench

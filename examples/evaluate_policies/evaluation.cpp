@@ -42,7 +42,8 @@ SessionConfig Evaluation::session_config(const PolicyRow& row, int tokens) const
   SessionConfig config{.model = &model_,
                        .max_tokens = tokens,
                        .max_step_tokens = std::min(evaluation_step_tokens, tokens),
-                       .chunk_tail = settings_.chunk_tail};
+                       .chunk_tail = settings_.chunk_tail,
+                       .processor = settings_.processor};
   if (row.factors.needed()) config.factors = &factors_.at(row.factors);
   return config;
 }

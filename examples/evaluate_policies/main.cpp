@@ -2,12 +2,14 @@
 
 #include <algorithm>
 #include <iostream>
+#include <memory>
 #include <utility>
 
 #include "terse/cpu/dispatch.hpp"
 #include "terse/version.hpp"
 
 #include "evaluation.hpp"
+#include "evaluation/device.hpp"
 #include "evaluation/passkey.hpp"
 #include "model/gguf.hpp"
 #include "model/tokenizer.hpp"
@@ -34,7 +36,9 @@ RunInfo describe_run(const Settings& settings) {
   info.compiler = compiler_name();
   info.instruction_set = cpu::kernels().name;
   info.threads = settings.threads;
-  info.options = {{"tail", settings.chunk_tail ? "chunk-128" : "own"},
+  const bool on_device = settings.processor == Processor::cuda;
+  info.options = {{"device", on_device ? device_name() : "cpu"},
+                  {"tail", settings.chunk_tail ? "chunk-128" : "own"},
                   {"passkeys", std::to_string(settings.passkeys)},
                   {"passkey_tokens", std::to_string(settings.passkey_tokens)}};
   return info;
@@ -123,6 +127,11 @@ void run(Settings settings) {
 
   ThreadPool alone(1);  // policies run side by side, each on one thread
   LlamaModel model = LlamaModel::load(file, alone);
+  std::unique_ptr<MatrixProducts> products;
+  if (settings.processor == Processor::cuda) {
+    products = make_device_products();
+    model.use_products(*products);
+  }
   info.model_name = model.config().name;
   info.model_sha256 = sha256_of_file(settings.model_path);
   check_context("--tokens", settings.window_tokens, model.config());

@@ -18,6 +18,20 @@ std::vector<std::string> all_names() {
   return names;
 }
 
+/// Whether a row can run where the settings want it. One that the user has named must.
+bool can_run(const Settings& s, const PolicyRow& row) {
+  return s.processor == Processor::cpu || row.make_session.runs_on_device;
+}
+
+/// The rows that were not named one by one: all, or the short table.
+std::vector<std::string> rows_of_table(const Settings& s, bool all) {
+  std::vector<std::string> names;
+  for (const PolicyRow& row : policy_rows()) {
+    if ((all || row.in_default) && can_run(s, row)) names.push_back(row.name);
+  }
+  return names;
+}
+
 void print_policies() {
   for (const PolicyRow& row : policy_rows()) {
     std::cout << row.name << std::string(row.name.size() < 26 ? 26 - row.name.size() : 1, ' ')
@@ -28,7 +42,7 @@ void print_policies() {
 }  // namespace
 
 bool read_settings(int argc, const char* const* argv, Settings* s) {
-  std::string tail = "own";
+  std::string tail = "own", device = "cpu";
   std::vector<std::string> choices = all_names();
   choices.emplace_back("all");
   OptionParser parser("evaluate_policies",
@@ -70,6 +84,9 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
                "tokens of a passkey case")
       .integer("speed-steps", "N", &s->speed_steps, {0, 10000},
                "tokens decoded to measure speed at a full window; 0: no speed")
+      .choice("device", "NAME", {"cpu", "cuda"}, &device,
+              "cuda: caches lie on the GPU, and cuBLAS makes the model's products. Policies with "
+              "latents are left out")
       .integer("threads", "N", &s->threads, {0, 1024}, "threads; 0: one for each processor");
   parser.section("Output")
       .text("csv", "FILE", &s->csv_path, "write the table as CSV")
@@ -91,19 +108,22 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
   if (s->model_path.empty()) throw InputError("--model is missing; see --help");
   if (s->text_paths.empty()) throw InputError("--text is missing; see --help");
   s->chunk_tail = tail == "chunk-128";
+  s->processor = device == "cuda" ? Processor::cuda : Processor::cpu;
   s->passkeys_given = parser.given("passkeys");
   if (s->full) {
     if (!parser.given("windows")) s->windows = 5;
     if (!s->passkeys_given) s->passkeys = 12;
   }
-  if (std::find(s->policies.begin(), s->policies.end(), "all") != s->policies.end() ||
-      (s->full && s->policies.empty())) {
-    s->policies = all_names();
-  } else if (s->policies.empty()) {
-    for (const PolicyRow& row : policy_rows()) {
-      if (row.in_default) s->policies.push_back(row.name);
+  for (const std::string& name : s->policies) {
+    if (name != "all" && !can_run(*s, policy_row(name))) {
+      throw InputError("--device cuda cannot run '" + name +
+                       "': attention on the device does not serve latents");
     }
   }
+  const bool wants_all =
+      std::find(s->policies.begin(), s->policies.end(), "all") != s->policies.end() ||
+      (s->full && s->policies.empty());
+  if (wants_all || s->policies.empty()) s->policies = rows_of_table(*s, wants_all);
   if (s->threads == 0) {
     s->threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }

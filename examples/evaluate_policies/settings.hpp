@@ -4,6 +4,8 @@
 #include <string>
 #include <vector>
 
+#include "evaluation/session.hpp"
+
 namespace terse::examples {
 
 /// What evaluate_policies was asked to do.
@@ -23,6 +25,7 @@ struct Settings {
   int calibration_tokens = 4096;
   int speed_steps = 8;
   int threads = 0;
+  Processor processor = Processor::cpu;  ///< of the products and the caches
   bool full = false;
   bool chunk_tail = false;
   bool list_policies = false;

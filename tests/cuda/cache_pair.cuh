@@ -24,15 +24,17 @@ inline CacheConfig config_of(int layers, int max_step_tokens = 128) {
 }
 
 /// Both caches, and steps of them.
-template <class P>
-struct Pair : Twin<PagedLayout<>, P> {
-  using Base = Twin<PagedLayout<>, P>;
+template <class P, Layout L = PagedLayout<>>
+struct Pair : Twin<L, P> {
+  using Base = Twin<L, P>;
   using Base::device;
   using Base::host;
   Random random{7};
 
   explicit Pair(int layers, const PolicyConfig<PolicyOf<P>>& policy = {})
-      : Base(config_of(layers), {policy}) {}
+      : Pair(config_of(layers), policy) {}
+  explicit Pair(const CacheConfig& config, const PolicyConfig<PolicyOf<P>>& policy = {})
+      : Base(config, {policy}) {}
 
   SequenceId create() {
     const SequenceId id = *host.cache.create_sequence();
@@ -95,8 +97,8 @@ std::vector<float> attend_on_device(const C& cache, const std::vector<StepPart>&
   return query.output.to_host<float>();
 }
 
-template <class P>
-void check_attention(const Pair<P>& pair, const std::vector<StepPart>& parts) {
+template <class P, Layout L>
+void check_attention(const Pair<P, L>& pair, const std::vector<StepPart>& parts) {
   const Query query(pair.device.layer(0), parts, 11);
   const Attended slow = run_attend(pair.host.cache.layer(0), {parts.data(), parts.size()},
                                    query.queries, Path::oracle);

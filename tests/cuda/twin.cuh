@@ -136,6 +136,24 @@ class Twin {
     return a.ok() ? cuda::to_status(cudaDeviceSynchronize(), "observe: the kernel failed") : a;
   }
 
+  /// Compacts a sequence of both. Gives the tokens moved.
+  Expected<std::int64_t> compact(SequenceId id, bool allow_reencoding) {
+    const auto plan = device.plan_compact(id);
+    const auto a = host.cache.compact(id, allow_reencoding);
+    const auto b = device.compact(id, nullptr, allow_reencoding);
+    if (a.status().code != b.status().code || a.status().detail != b.status().detail) {
+      return error(StatusCode::mismatch, "compact: another status");
+    }
+    if (!a.ok()) return a.status();
+    for (const CompactPlan& own : {*plan, *b}) {
+      if (own.pages_needed != a->pages_needed || own.pages_returned != a->pages_returned ||
+          own.tokens_moved != a->tokens_moved || own.tokens_reencoded != a->tokens_reencoded) {
+        return error(StatusCode::mismatch, "compact: another plan");
+      }
+    }
+    return std::int64_t{a->tokens_moved};
+  }
+
   /// Whether the sequences, copied to the host, are saved there as the host's are.
   [[nodiscard]] bool copies_agree(const std::vector<SequenceId>& ids) {
     const OwnedBuffers copy{host.cache.memory_plan()};
@@ -271,6 +289,9 @@ class TwinRun {
  public:
   TwinRun(T& twin, std::uint64_t seed) : twin_(twin), random_(seed) {}
 
+  /// Tokens that compact has moved.
+  [[nodiscard]] std::int64_t moved() const { return moved_; }
+
   std::string go(int operations) {
     for (int n = 0; n < operations && trouble_.empty(); ++n) {
       operation();
@@ -302,7 +323,8 @@ class TwinRun {
       return;
     }
     const std::size_t k = static_cast<std::size_t>(random_.below(static_cast<int>(ids_.size())));
-    if (dice < 80) return step();
+    if (dice < 78) return step();
+    if (dice < 82) return compact(ids_[k]);
     if (T::evicts && random_.below(2) == 0) return evict();
     if (dice < 86) {
       name_ = "fork";
@@ -310,7 +332,7 @@ class TwinRun {
       const auto b = twin_.device.fork(ids_[k], nullptr);
       agree(a.status(), b.status());
       if (a.ok()) ids_.push_back(*a);
-    } else if (dice < 96) {
+    } else if (dice < 97) {
       name_ = "truncate";
       const std::int64_t length = *twin_.host.cache.length(ids_[k]);
       const std::int64_t to =
@@ -321,6 +343,13 @@ class TwinRun {
       agree(twin_.host.cache.release(ids_[k]), twin_.device.release(ids_[k], nullptr));
       ids_.erase(ids_.begin() + static_cast<std::ptrdiff_t>(k));
     }
+  }
+  void compact(SequenceId id) {
+    if (T::evicts && random_.below(2) == 0) evict();
+    name_ = "compact";
+    const auto moved = twin_.compact(id, random_.below(3) != 0);
+    if (moved.ok()) moved_ += *moved;
+    if (moved.status().code == StatusCode::mismatch) trouble_ = moved.status().text;
   }
   void evict() {
     name_ = "evict";
@@ -386,6 +415,7 @@ class TwinRun {
   std::vector<SequenceId> ids_;
   std::string name_, trouble_;
   int steps_ = 0;
+  std::int64_t moved_ = 0;
 };
 
 }  // namespace terse::tests

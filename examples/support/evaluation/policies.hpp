@@ -21,6 +21,16 @@ struct FactorRequest {
   friend auto operator<=>(const FactorRequest&, const FactorRequest&) = default;
 };
 
+/// Makes sessions of one row.
+struct SessionMaker {
+  std::function<std::unique_ptr<Session>(const SessionConfig&)> make;
+  bool runs_on_device = false;  ///< serves Processor::cuda
+
+  [[nodiscard]] std::unique_ptr<Session> operator()(const SessionConfig& config) const {
+    return make(config);
+  }
+};
+
 /// A named row of the table.
 struct PolicyRow {
   std::string name;
@@ -28,7 +38,7 @@ struct PolicyRow {
   Family family = Family::eight_bit;
   bool in_default = false;  ///< part of the short table
   FactorRequest factors{};
-  std::function<std::unique_ptr<Session>(const SessionConfig&)> make_session;
+  SessionMaker make_session;
 };
 
 /// Every row, in the order of the table.

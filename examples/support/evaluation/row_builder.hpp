@@ -3,24 +3,40 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <optional>
 #include <string>
 
 #include "evaluation/cache_session.hpp"
+#include "evaluation/device.hpp"
+#include "evaluation/host_storage.hpp"
 #include "evaluation/policies.hpp"
+#include "report/input_error.hpp"
 
 namespace terse::examples {
 
 using Shared = PagedLayout<HeadPaging::shared>;
 using PerHead = PagedLayout<HeadPaging::per_head>;
 
-/// A session maker for a policy that drops nothing.
-template <class Policy>
-auto session_of(std::optional<TailSpec> tail = {}) {
-  return [tail](const SessionConfig& config) -> std::unique_ptr<Session> {
-    return std::make_unique<CacheSession<Shared, Policy>>(
-        config, typename PolicyOf<Policy>::evictor::Params{}, EvictionSchedule{}, tail);
+/// A maker of sessions for a policy; `row(config)` gives its SessionPolicy.
+template <Layout L, class Policy, class Row>
+SessionMaker maker_of(Row row) {
+  const auto make = [row](const SessionConfig& config) -> std::unique_ptr<Session> {
+    if (config.processor == Processor::cpu) {
+      return std::make_unique<CacheSession<L, Policy, HostStorage>>(config, row(config));
+    }
+    if constexpr (runs_on_device<Policy>)
+      return make_device_session<L, Policy>(config, row(config));
+    throw InputError("attention on the device does not serve latents");
   };
+  return {make, runs_on_device<Policy>};
+}
+
+/// A maker of sessions for a policy that drops nothing.
+template <class Policy>
+SessionMaker session_of(std::optional<TailSpec> tail = {}) {
+  return maker_of<Shared, Policy>(
+      [tail](const SessionConfig&) { return SessionPolicy<Policy>{.tail = tail}; });
 }
 
 /// Tokens that a budget of `share` of the longest sequence keeps.
@@ -30,22 +46,21 @@ inline int budget_tokens(const SessionConfig& config, double share) {
 
 /// StreamingLLM's set: four sinks and a window, `share` of the tokens in all.
 template <class Policy>
-auto streaming_session(double share) {
-  return [share](const SessionConfig& config) -> std::unique_ptr<Session> {
+SessionMaker streaming_session(double share) {
+  return maker_of<PerHead, Policy>([share](const SessionConfig& config) {
     const int budget = budget_tokens(config, share);
     // In chunks, eviction comes after every 128 tokens and leaves the whole budget.
-    const EvictionSchedule schedule{.every_tokens = 1, .before_append = !config.chunk_tail};
-    return std::make_unique<CacheSession<PerHead, Policy>>(
-        config, StreamingLLM::Params{.sink_tokens = 4, .window_tokens = budget - 4}, schedule,
-        std::optional<TailSpec>{});
-  };
+    return SessionPolicy<Policy>{
+        .eviction = {.sink_tokens = 4, .window_tokens = budget - 4},
+        .schedule = {.every_tokens = 1, .before_append = !config.chunk_tail}};
+  });
 }
 
 /// H2O: half of the budget for the newest tokens, half for heavy hitters, as in the paper. In
 /// chunks at most the newest 64 and the first four tokens are protected instead.
 template <class Policy, HeadPaging Paging = HeadPaging::per_head>
-auto heavy_hitter_session(double share, H2O::Normalise normalise, int every_tokens = 1) {
-  return [=](const SessionConfig& config) -> std::unique_ptr<Session> {
+SessionMaker heavy_hitter_session(double share, H2O::Normalise normalise, int every_tokens = 1) {
+  return maker_of<PagedLayout<Paging>, Policy>([=](const SessionConfig& config) {
     const int budget = budget_tokens(config, share);
     H2O::Params params{
         .heavy_tokens = budget - budget / 2, .recent_tokens = budget / 2, .normalise = normalise};
@@ -54,10 +69,9 @@ auto heavy_hitter_session(double share, H2O::Normalise normalise, int every_toke
       params.heavy_tokens = budget - params.recent_tokens;
       params.sink_tokens = 4;
     }
-    const EvictionSchedule schedule{.every_tokens = every_tokens, .compact_every_tokens = 64};
-    return std::make_unique<CacheSession<PagedLayout<Paging>, Policy>>(config, params, schedule,
-                                                                       std::optional<TailSpec>{});
-  };
+    return SessionPolicy<Policy>{
+        .eviction = params, .schedule = {.every_tokens = every_tokens, .compact_every_tokens = 64}};
+  });
 }
 
 inline std::string percent(double share) {

@@ -1,7 +1,5 @@
 #include "evaluation/session.hpp"
 
-#include "model/matmul.hpp"
-
 namespace terse::examples {
 
 Qkv session_inputs(const LlamaModel& model, const SessionConfig& config, const Session& session,
@@ -14,10 +12,8 @@ Qkv session_inputs(const LlamaModel& model, const SessionConfig& config, const S
     const LayerFactors& f = config.factors->at(static_cast<std::size_t>(layer));
     qkv.k.resize(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(f.key_rank));
     qkv.v.resize(static_cast<std::size_t>(tokens) * static_cast<std::size_t>(f.value_rank));
-    matmul(model.pool(), normed.data(), tokens, f.key_down.data(), hidden, f.key_rank,
-           qkv.k.data());
-    matmul(model.pool(), normed.data(), tokens, f.value_down.data(), hidden, f.value_rank,
-           qkv.v.data());
+    model.multiply(normed.data(), tokens, f.key_down.data(), hidden, f.key_rank, qkv.k.data());
+    model.multiply(normed.data(), tokens, f.value_down.data(), hidden, f.value_rank, qkv.v.data());
   }
   return qkv;
 }

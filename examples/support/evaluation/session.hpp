@@ -21,6 +21,9 @@ struct LayerFactors {
   std::vector<float> value_up;    ///< [kv_head, channel, value_rank]
 };
 
+/// Where caches lie.
+enum class Processor { cpu, cuda };
+
 /// How a session's cache is to be made.
 struct SessionConfig {
   const LlamaModel* model = nullptr;
@@ -31,7 +34,8 @@ struct SessionConfig {
   /// Every query reads its own chunk of 128 tokens exactly and everything before it decoded;
   /// eviction happens after every chunk.
   bool chunk_tail = false;
-  ThreadPool* pool = nullptr;  ///< threads of attention; null: the calling thread
+  Processor processor = Processor::cpu;
+  ThreadPool* pool = nullptr;  ///< threads of attention on the CPU; null: the calling thread
   const std::vector<LayerFactors>* factors = nullptr;  ///< [layer of the model]
 };
 

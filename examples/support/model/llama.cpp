@@ -222,11 +222,20 @@ int LlamaModel::rows(std::size_t values, int width) const {
   return static_cast<int>(values / size(width));
 }
 
+void LlamaModel::multiply(const float* x, int rows, const float* w, int in, int out,
+                          float* y) const {
+  if (products_ != nullptr) {
+    products_->multiply(x, rows, w, in, out, y);
+  } else {
+    matmul(*pool_, x, rows, w, in, out, y);
+  }
+}
+
 std::vector<float> LlamaModel::product(std::span<const float> x, std::span<const float> w, int in,
                                        int out) const {
   const int tokens = rows(x.size(), in);
   std::vector<float> y(size(tokens) * size(out));
-  matmul(*pool_, x.data(), tokens, w.data(), in, out, y.data());
+  multiply(x.data(), tokens, w.data(), in, out, y.data());
   return y;
 }
 

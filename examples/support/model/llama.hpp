@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "gguf.hpp"
+#include "matmul.hpp"
 #include "thread_pool.hpp"
 
 namespace terse::examples {
@@ -80,6 +81,10 @@ class LlamaModel {
   [[nodiscard]] ThreadPool& pool() const { return *pool_; }
   /// Works on `pool` from now on, which must outlive the model or the next use_pool.
   void use_pool(ThreadPool& pool) { pool_ = &pool; }
+  /// Multiplies by `products` from now on, which must outlive the model.
+  void use_products(MatrixProducts& products) { products_ = &products; }
+  /// y = x w^T, as matmul.
+  void multiply(const float* x, int rows, const float* w, int in, int out, float* y) const;
 
   /// The residual stream before the first layer, [token, hidden].
   /// Throws InputError for a token outside the vocabulary.
@@ -117,6 +122,7 @@ class LlamaModel {
   std::vector<float> output_norm_;  // [hidden]
   std::vector<float> output_;  // [vocabulary, hidden]; empty where the embedding serves as output
   ThreadPool* pool_ = nullptr;
+  MatrixProducts* products_ = nullptr;  // null: matmul's
 };
 
 }  // namespace terse::examples

@@ -13,6 +13,18 @@ namespace terse::examples {
 /// \param y `[rows, out]`; must not overlap x or w
 void matmul(ThreadPool& pool, const float* x, int rows, const float* w, int in, int out, float* y);
 
+/// Products that a model may use instead of matmul's.
+class MatrixProducts {
+ public:
+  MatrixProducts() = default;
+  MatrixProducts(const MatrixProducts&) = delete;
+  MatrixProducts& operator=(const MatrixProducts&) = delete;
+  virtual ~MatrixProducts() = default;
+
+  /// As matmul. `w` stays where it is and as it is while this lives.
+  virtual void multiply(const float* x, int rows, const float* w, int in, int out, float* y) = 0;
+};
+
 /// The natural logarithm of the sum of exp(values[i]), i in [0, count), count > 0.
 [[nodiscard]] double log_sum_exp(const float* values, int count);
 

@@ -126,9 +126,12 @@ struct ClassStore {
   /// A fresh page, zeroed so that stored bytes are a function of the tokens alone.
   [[nodiscard]] std::int32_t take_page() noexcept requires(L::paged) {
     const std::int32_t page = pool.take();
+    clear_page(page);
+    return page;
+  }
+  void clear_page(std::int32_t page) noexcept requires(L::paged) {
     memory.clear_bytes(base.pages + static_cast<std::size_t>(page) * shape.page_bytes,
                        shape.page_bytes);
-    return page;
   }
 
   /// A fresh page with the bytes of another.

@@ -11,6 +11,7 @@
 #include "terse/cache/join.hpp"
 #include "terse/cache/memory_plan.hpp"
 #include "terse/cache/pack.hpp"
+#include "terse/cache/row_rewriter.hpp"
 #include "terse/config.hpp"
 
 namespace terse {
@@ -114,54 +115,71 @@ template <class Store>
   return plan;
 }
 
-template <class Store>
+template <class Store, class Target>
 void compact_row(Store& store, const typename Store::Ref& r, int sequence, int row,
-                 const RowCompaction& plan) noexcept {
+                 const RowCompaction& plan, RowRewriter<Store, Target>& rewriter) noexcept {
+  const int count = r.entry_count(sequence, row);
+  rewriter.begin_row(r, row, plan.sealed);
   if (!plan.rewrites) {
-    drop_dead_entries(store, r, sequence, row);
-    return;
-  }
-  if constexpr (Store::Ref::scatters) {
-    pack_row(store, r, sequence, row, plan.sealed, plan.packed);
+    for (int e = 0; e < plan.sealed; ++e) {
+      if (is_dead_entry(r, sequence, row, e)) {
+        rewriter.drop(e);
+      } else {
+        rewriter.keep(e);
+      }
+    }
+  } else if constexpr (Store::Ref::scatters) {
+    pack_row(store, r, sequence, row, plan.sealed, plan.packed, rewriter);
   } else {
-    join_row(store, r, sequence, row, plan.sealed);
+    join_row(store, r, sequence, row, plan.sealed, rewriter);
   }
-  int& count = r.entry_count(sequence, row);
-  for (int e = plan.sealed; e < count; ++e) {
-    store.move_entry(r, sequence, row, e, plan.packed + e - plan.sealed);
-  }
-  count -= plan.sealed - plan.packed;
+  for (int e = plan.sealed; e < count; ++e) rewriter.keep(e);
+  rewriter.end_row();
 }
 
-template <class Store>
-void compact_class(Store& store, int sequence) noexcept {
+/// Compacts the rows of a sequence; `target`: as in RowRewriter. A row that is rewritten has no
+/// exact copies of sealed tokens any longer.
+template <class Store, class Target>
+void compact_class(Store& store, int sequence, Target& target) noexcept {
+  RowRewriter<Store, Target> rewriter(store, target, sequence);
   bool any = false;
   for (int s = 0; s < store.shape.slots; ++s) {
     const auto r = store.ref(s);
     for (int row = 0; row < store.shape.rows; ++row) {
       const RowCompaction plan = plan_row(store, r, sequence, row);
       if (plan.packed >= plan.sealed) continue;
-      compact_row(store, r, sequence, row, plan);
+      compact_row(store, r, sequence, row, plan, rewriter);
       any = any || plan.rewrites;
     }
   }
+  rewriter.settle();
   GridRecord& grid = store.base.grids[sequence];
   if (any) grid.exact_begin = grid.sealed_end;
 }
 
+/// Plans of all classes together. `missing`: free pages that a class lacks.
 template <class State>
-[[nodiscard]] Expected<CompactPlan> plan_compact(const State& state, SequenceId sequence) noexcept {
+[[nodiscard]] Expected<CompactPlan> plan_compact(const State& state, SequenceId sequence,
+                                                 std::int64_t* missing = nullptr) noexcept {
   if (Status s = state.check_idle(sequence); !s.ok()) return s;
   CompactPlan total;
-  state.for_each_store([&](const auto& store) { total += plan_compaction(store, sequence.index); });
+  state.for_each_store([&](const auto& store) {
+    const CompactPlan own = plan_compaction(store, sequence.index);
+    total += own;
+    if constexpr (State::layout::paged) {
+      const std::int64_t lacks = own.pages_needed - store.pool.free_pages();
+      if (missing != nullptr && lacks > 0) *missing = lacks;
+    }
+  });
   return total;
 }
 
+/// As plan_compact, or why it cannot be done.
 template <class State>
-Expected<CompactPlan> compact_sequence(State& state, SequenceId sequence,
-                                       bool allow_reencoding) noexcept {
-  static_assert(std::is_same_v<typename State::Memory, HostMemory>);
-  Expected<CompactPlan> planned = plan_compact(state, sequence);
+[[nodiscard]] Expected<CompactPlan> check_compact(const State& state, SequenceId sequence,
+                                                  bool allow_reencoding) noexcept {
+  std::int64_t missing = 0;
+  Expected<CompactPlan> planned = plan_compact(state, sequence, &missing);
   if (!planned.ok()) return planned.status();
   if (planned->tokens_reencoded > 0 && !allow_reencoding) {
     return error(StatusCode::would_be_lossy,
@@ -169,19 +187,23 @@ Expected<CompactPlan> compact_sequence(State& state, SequenceId sequence,
                  "allow_reencoding; detail: tokens",
                  planned->tokens_reencoded);
   }
-  Status status{};
-  state.for_each_store([&](const auto& store) {
-    const CompactPlan own = plan_compaction(store, sequence.index);
-    if constexpr (State::layout::paged) {
-      if (own.pages_needed > store.pool.free_pages()) {
-        status = error(StatusCode::no_free_pages,
-                       "terse::KVCache::compact: too few free pages; detail: pages missing",
-                       own.pages_needed - store.pool.free_pages());
-      }
-    }
+  if (missing > 0) {
+    return error(StatusCode::no_free_pages,
+                 "terse::KVCache::compact: too few free pages; detail: pages missing", missing);
+  }
+  return planned;
+}
+
+template <class State>
+Expected<CompactPlan> compact_sequence(State& state, SequenceId sequence,
+                                       bool allow_reencoding) noexcept {
+  static_assert(std::is_same_v<typename State::Memory, HostMemory>);
+  Expected<CompactPlan> planned = check_compact(state, sequence, allow_reencoding);
+  if (!planned.ok()) return planned.status();
+  state.for_each_store([&](auto& store) {
+    HostBlocks<std::remove_cvref_t<decltype(store)>> blocks{store};
+    compact_class(store, sequence.index, blocks);
   });
-  if (!status.ok()) return status;
-  state.for_each_store([&](auto& store) { compact_class(store, sequence.index); });
   return planned;
 }
 

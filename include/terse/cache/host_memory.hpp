@@ -12,8 +12,8 @@
 ///   void order();             // what follows happens after what came before
 ///
 /// Copies and clearings between two calls of order may be carried out in any order. Evictors'
-/// choice, compaction, observation and loading write tables and blocks directly, and so serve
-/// HostMemory only.
+/// choice, observation and loading write tables and blocks directly, and so serve HostMemory only;
+/// compaction has a target of its own (row_rewriter.hpp).
 #pragma once
 
 #include <cstddef>

@@ -7,6 +7,7 @@
 
 #include "terse/cache/class_store.hpp"
 #include "terse/cache/packed_block.hpp"
+#include "terse/cache/row_rewriter.hpp"
 #include "terse/config.hpp"
 
 namespace terse {
@@ -141,40 +142,19 @@ template <class Store>
   return n;
 }
 
-/// Joins the first `sealed` entries of a row. One spare page is enough if no other sequence shares
-/// them; shared bytes are never overwritten.
-template <class Store>
-void join_row(Store& store, const typename Store::Ref& r, int sequence, int row,
-              int sealed) noexcept {
-  const int row_unit = row * store.shape.units_per_row;
-  std::int32_t page = no_page;
-  int written = -1;  // block whose page is not yet in the table: its place's old one still is
-  const auto place_page = [&] {
-    if constexpr (Store::Ref::layout::paged) {
-      if (written >= 0) r.page_slot(sequence, row, written) = page;
-    }
-    written = -1;
-  };
+/// Joins the first `sealed` entries of a row.
+template <class Store, class Target>
+void join_row(Store& store, const typename Store::Ref& r, int sequence, int row, int sealed,
+              RowRewriter<Store, Target>& rewriter) noexcept {
   for_each_joined(
-      r, sequence, row, sealed,
-      [&](int b, int entry) {
-        place_page();
-        if (entry == b) return;
-        store.move_entry(r, sequence, row, entry, b);
-        if constexpr (Store::Ref::layout::paged) r.page_slot(sequence, row, entry) = no_page;
-      },
-      [&](int b, const JoinedBlock& block) {
-        place_page();
-        if constexpr (Store::Ref::layout::paged) page = store.take_page();
-        for (int u = row_unit; u < row_unit + store.shape.units_per_row; ++u) {
+      r, sequence, row, sealed, [&](int, int entry) { rewriter.keep(entry); },
+      [&](int, const JoinedBlock& block) {
+        rewriter.write(block.first, [&](int u) {
           const int count = list_joined(store, r, sequence, u, block);
-          write_packed(store, r, sequence, u, b, page,
-                       PackedTokens<Store>{store.items, count, block.first});
-        }
-        written = b;
+          return PackedTokens<Store>{store.items, count, block.first};
+        });
       },
-      [&](int entry) { store.free_entry_page(r, sequence, row, entry); });
-  place_page();
+      [&](int entry) { rewriter.drop(entry); });
 }
 
 }  // namespace detail

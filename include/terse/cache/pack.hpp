@@ -1,12 +1,15 @@
 /// Packing of a row whose evictor scatters: survivors move into consecutive places.
 #pragma once
 
+#include <algorithm>
 #include <bit>
 #include <cstdint>
 
 #include "terse/cache/class_store.hpp"
 #include "terse/cache/packed_block.hpp"
+#include "terse/cache/row_rewriter.hpp"
 #include "terse/config.hpp"
+#include "terse/core/bits.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -20,14 +23,20 @@ template <class Store>
   int blocks = 0, fill = block_tokens;
   std::int64_t first = 0;
   for (int e = 0; e < entries; ++e) {
-    for (std::uint64_t bits = r.live_mask(sequence, unit, e); bits != 0; bits &= bits - 1) {
-      const std::int64_t p = r.position(sequence, unit, e, std::countr_zero(bits));
-      if (fill == block_tokens || p - first > 0xffff) {
+    std::uint64_t bits = r.live_mask(sequence, unit, e);
+    if (bits == 0) continue;
+    const std::int64_t last =
+        r.position(sequence, unit, e, block_tokens - 1 - std::countl_zero(bits));
+    while (bits != 0) {
+      const std::int64_t next = r.position(sequence, unit, e, std::countr_zero(bits));
+      if (fill == block_tokens || next - first > 0xffff) {
         ++blocks;
         fill = 0;
-        first = p;
+        first = next;
       }
-      ++fill;
+      const int taken = last - first > 0xffff ? 1 : std::min(block_tokens - fill, count_ones(bits));
+      bits = without_lowest(bits, taken);
+      fill += taken;
     }
   }
   return blocks;
@@ -41,43 +50,41 @@ template <class Store>
                               typename Store::Item* items) noexcept {
   int n = 0;
   for (; *entry < sealed; ++*entry, *token = 0) {
-    std::uint64_t bits = r.live_mask(sequence, unit, *entry) >> *token << *token;
-    for (; bits != 0; bits &= bits - 1) {
-      *token = std::countr_zero(bits);
-      const auto position = static_cast<std::int32_t>(r.position(sequence, unit, *entry, *token));
-      if (n == block_tokens || (n > 0 && position - items[0].position > 0xffff)) return n;
-      items[n++] = {*entry, *token, position};
+    const std::size_t at = r.unit_entry(sequence, unit, *entry);
+    const std::int32_t first = r.first_positions[at];
+    const std::uint16_t* deltas = r.position_deltas + at * block_tokens;
+    for (std::uint64_t bits = r.live[at] >> *token << *token; bits != 0; bits &= bits - 1) {
+      const int t = std::countr_zero(bits);
+      const std::int32_t position = first + deltas[t];
+      if (n == block_tokens || (n > 0 && position - items[0].position > 0xffff)) {
+        *token = t;
+        return n;
+      }
+      items[n++] = {*entry, t, position};
     }
   }
   return n;
 }
 
 /// Packs the first `sealed` entries of a row into `packed`, block after block. Block b takes tokens
-/// of entries b and later only, and uses up entry b, so one spare page is enough. Sealed bytes may
-/// be shared with other sequences and are never overwritten.
-template <class Store>
+/// of entries b and later only, and uses up entry b.
+template <class Store, class Target>
 void pack_row(Store& store, const typename Store::Ref& r, int sequence, int row, int sealed,
-              int packed) noexcept {
-  const ClassShape& shape = store.shape;
-  const int row_unit = row * shape.units_per_row;
+              int packed, RowRewriter<Store, Target>& rewriter) noexcept {
+  const int units = store.shape.units_per_row;
   std::int32_t* cursors = store.unit_cursors;  // [unit of the row, {entry, token, last position}]
-  for (int i = 0; i < shape.units_per_row * 3; ++i) cursors[i] = 0;
+  for (int i = 0; i < units * 3; ++i) cursors[i] = 0;
   for (int b = 0; b < packed; ++b) {
-    std::int32_t page = no_page;
-    if constexpr (Store::Ref::layout::paged) page = store.take_page();
-    for (int u = row_unit; u < row_unit + shape.units_per_row; ++u) {
-      std::int32_t* cursor = cursors + (u - row_unit) * 3;
+    rewriter.write(0, [&](int u) {
+      std::int32_t* cursor = cursors + (u - row * units) * 3;
       const int count = next_tokens<Store>(r, sequence, u, sealed, cursor, cursor + 1, store.items);
       const std::int64_t first = count > 0 ? store.items[0].position : cursor[2];
       if (count > 0) cursor[2] = store.items[count - 1].position;
-      write_packed(store, r, sequence, u, b, page, PackedTokens<Store>{store.items, count, first});
-    }
-    if constexpr (Store::Ref::layout::paged) {
-      store.free_entry_page(r, sequence, row, b);
-      r.page_slot(sequence, row, b) = page;
-    }
+      return PackedTokens<Store>{store.items, count, first};
+    });
+    rewriter.drop(b);
   }
-  for (int e = packed; e < sealed; ++e) store.free_entry_page(r, sequence, row, e);
+  for (int e = packed; e < sealed; ++e) rewriter.drop(e);
 }
 
 }  // namespace detail

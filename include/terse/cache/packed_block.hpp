@@ -62,28 +62,41 @@ void pack_stream(Store& store, const typename Store::Ref& r, int sequence, int u
   }
 }
 
-/// Writes positions, mask and evictor state of a packed entry. Tokens only move to the front, so
-/// each place is read before it is written.
+/// Moves the evictor state of a packed entry's tokens. Tokens only move to the front, so each place
+/// is read before it is written.
+template <class Store>
+void move_states(const typename Store::Ref& r, int sequence, int unit, int entry,
+                 const PackedTokens<Store>& tokens) noexcept {
+  if constexpr (Store::has_state) {
+    const std::size_t to = r.unit_entry(sequence, unit, entry) * block_tokens;
+    for (int i = 0; i < tokens.count; ++i) {
+      const std::size_t from = r.unit_entry(sequence, unit, tokens.items[i].entry) * block_tokens;
+      r.token_states[to + static_cast<std::size_t>(tokens.place(i))] =
+          r.token_states[from + static_cast<std::size_t>(tokens.items[i].token)];
+    }
+  }
+}
+
+/// Writes positions and mask of a packed entry.
 template <class Store>
 void describe_packed(const typename Store::Ref& r, int sequence, int unit, int entry,
                      const PackedTokens<Store>& tokens) noexcept {
   const std::size_t at = r.unit_entry(sequence, unit, entry);
   std::uint64_t live = 0;
-  for (int i = 0; i < tokens.count; ++i) {
-    live |= std::uint64_t{1} << static_cast<unsigned>(tokens.place(i));
-    if constexpr (Store::has_state) {
-      r.token_states[at * block_tokens + static_cast<std::size_t>(tokens.place(i))] =
-          r.token_states[r.unit_entry(sequence, unit, tokens.items[i].entry) * block_tokens +
-                         static_cast<std::size_t>(tokens.items[i].token)];
-    }
-  }
   if constexpr (Store::Ref::scatters) {
+    std::uint16_t* deltas = r.position_deltas + at * block_tokens;
+    std::uint16_t delta = 0;
     for (int t = 0; t < block_tokens; ++t) {
-      const int source = t < tokens.count ? t : tokens.count - 1;
-      r.position_deltas[at * block_tokens + static_cast<std::size_t>(t)] =
-          tokens.count == 0
-              ? std::uint16_t{0}
-              : static_cast<std::uint16_t>(tokens.items[source].position - tokens.first);
+      if (t < tokens.count) {
+        delta = static_cast<std::uint16_t>(tokens.items[t].position - tokens.first);
+      }
+      deltas[t] = delta;
+    }
+    live =
+        tokens.count == block_tokens ? ~std::uint64_t{0} : (std::uint64_t{1} << tokens.count) - 1;
+  } else {
+    for (int i = 0; i < tokens.count; ++i) {
+      live |= std::uint64_t{1} << static_cast<unsigned>(tokens.place(i));
     }
   }
   r.first_positions[at] = static_cast<std::int32_t>(tokens.first);
@@ -118,6 +131,7 @@ void write_packed(Store& store, const typename Store::Ref& r, int sequence, int 
       std::memcpy(r.block(sequence, unit, entry), out, shape.unit_bytes);
     }
   }
+  move_states<Store>(r, sequence, unit, entry, tokens);
   describe_packed<Store>(r, sequence, unit, entry, tokens);
 }
 

@@ -66,7 +66,29 @@ class PagePool {
     return true;
   }
 
+  // Pages set aside are neither free nor anyone's; the caller counts them (retired_pages.hpp).
+
+  /// As drop, but the page becomes the `i`-th that is set aside.
+  bool drop_aside(std::int32_t page, std::int64_t i) noexcept {
+    if (--references_[page] > 0) return false;
+    aside(i) = page;
+    return true;
+  }
+  [[nodiscard]] std::int32_t take_aside(std::int64_t i) noexcept {
+    references_[aside(i)] = 1;
+    return aside(i);
+  }
+  /// Frees the `count` pages set aside.
+  void free_aside(std::int64_t count) noexcept {
+    while (count > 0) free_list_[record_->free_pages++] = aside(--count);
+  }
+
  private:
+  /// The end of the free list has room for them: both together are at most the lent pages.
+  [[nodiscard]] std::int32_t& aside(std::int64_t i) noexcept {
+    return free_list_[record_->lent_pages - 1 - i];
+  }
+
   static constexpr std::int32_t not_lent = -1;
 
   PoolRecord* record_ = nullptr;

@@ -26,5 +26,20 @@ TERSE_HOST_DEVICE inline int lowest_one(std::uint64_t mask) noexcept {
 #endif
 }
 
+/// `mask` without its `n` lowest set bits. Precondition: 0 <= n <= count_ones(mask).
+TERSE_HOST_DEVICE inline std::uint64_t without_lowest(std::uint64_t mask, int n) noexcept {
+  std::uint64_t kept = mask;
+  for (unsigned width = 32, from = 0; width > 0; width /= 2) {
+    // All of the next `width` bits go if not more than `n` of them are set.
+    const std::uint64_t next = ((std::uint64_t{1} << width) - 1) << from;
+    const int ones = count_ones(kept & next);
+    if (ones > n) continue;
+    n -= ones;
+    kept &= ~next;
+    from += width;
+  }
+  return n > 0 ? kept & (kept - 1) : kept;
+}
+
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse

@@ -28,7 +28,7 @@ struct RopeSpec {
   double original_context = 0;  ///< Llama-3 scaling
 
   /// Angle per position of pair `i`, in radians.
-  [[nodiscard]] double inverse_frequency(int i) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE double inverse_frequency(int i) const noexcept {
     const double plain = std::pow(base, -2.0 * i / rotary_dim) / linear_scale;
     if (low_freq_factor <= 0) return plain;
     const double wavelength = 2.0 * 3.14159265358979323846 / plain;
@@ -39,10 +39,10 @@ struct RopeSpec {
     return (1.0 - smooth) * plain / frequency_scale + smooth * plain;
   }
 
-  [[nodiscard]] int first_channel(int pair) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE int first_channel(int pair) const noexcept {
     return pairing == RopePairing::half_split ? pair : 2 * pair;
   }
-  [[nodiscard]] int second_channel(int pair) const noexcept {
+  [[nodiscard]] TERSE_HOST_DEVICE int second_channel(int pair) const noexcept {
     return pairing == RopePairing::half_split ? pair + rotary_dim / 2 : 2 * pair + 1;
   }
 
@@ -76,8 +76,8 @@ inline void fill_turn(const RopeSpec& rope, double positions, float* turns) noex
 }
 
 /// Turns pair `i` of `vector [channel]` in place.
-inline void turn_pair(const RopeSpec& rope, int i, float cosine, float sine,
-                      float* vector) noexcept {
+TERSE_HOST_DEVICE inline void turn_pair(const RopeSpec& rope, int i, float cosine, float sine,
+                                        float* vector) noexcept {
   float& a = vector[rope.first_channel(i)];
   float& b = vector[rope.second_channel(i)];
   const float x = a, y = b;

@@ -64,6 +64,11 @@ Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* 
                              float* column_sums, const AttendParams& params,
                              cudaStream_t stream) noexcept {
   if (Status s = detail::check_queries(r, in, params); !s.ok()) return s;
+  if (Ref::policy::reindex == Reindex::cache_index) {
+    return error(StatusCode::unsupported,
+                 "terse::cuda::sum_attention_columns: cache-index positions are served on the host "
+                 "only");
+  }
   if (lse_ln == nullptr || column_sums == nullptr) {
     return error(StatusCode::null_pointer,
                  "terse::cuda::sum_attention_columns: lse_ln or column_sums is null");

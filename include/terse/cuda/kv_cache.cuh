@@ -16,6 +16,7 @@
 #include "terse/cache/lend.hpp"
 #include "terse/cache/memory_usage.hpp"
 #include "terse/config.hpp"
+#include "terse/cuda/cache/compact.cuh"
 #include "terse/cuda/cache/create.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 #include "terse/cuda/cache/evict.cuh"
@@ -70,7 +71,7 @@ class KVCache {
   }
 
   /// A cache that goes on from the buffers of a terse::KVCache of the same configuration, which are
-  /// copied: prefill, load or compact there, go on here. Errors of terse::KVCache::attach;
+  /// copied: prefill or load there, go on here. Errors of terse::KVCache::attach;
   /// unsupported where pages are the engine's, in whose memory they need not have the same places.
   /// Waits.
   [[nodiscard]] static Expected<KVCache> create_from(const CacheConfig& config, const Buffers& host,
@@ -86,7 +87,7 @@ class KVCache {
   }
 
   /// Copies everything to buffers of `memory_plan()`'s sizes, from which terse::KVCache::attach
-  /// goes on: to save, compact or inspect there. Not inside a step; wrong_phase if a living
+  /// goes on: to save or inspect there. Not inside a step; wrong_phase if a living
   /// sequence has failed and was not recovered, unsupported as create_from. Waits.
   Status copy_to(const Buffers& host, cudaStream_t stream) noexcept {
     return state_.change(stream, [&] { return detail::copy_to_host(state_, host, stream); });
@@ -200,6 +201,24 @@ class KVCache {
   [[nodiscard]] Expected<std::int64_t> evict(SequenceId sequence, int incoming_tokens,
                                              cudaStream_t stream) noexcept {
     return evict(Span<const SequenceId>(&sequence, 1), incoming_tokens, stream);
+  }
+
+  /// As terse::KVCache::plan_compact.
+  [[nodiscard]] Expected<CompactPlan> plan_compact(SequenceId sequence) const noexcept {
+    return terse::detail::plan_compact(state_.cache, sequence);
+  }
+
+  /// As terse::KVCache::compact, and with its errors: would_be_lossy, no_free_pages,
+  /// stale_sequence, wrong_phase inside a step. Also wrong_phase if the sequence has failed, and
+  /// unsupported if the device has too little shared memory for a block. Nothing has changed then.
+  /// Waits for what is in `stream` before it begins; then a launch for every 128 lists of entries,
+  /// more where pages are scarce, and those of the tables, whose copies wait too if the mirror is
+  /// not pinned.
+  Expected<CompactPlan> compact(SequenceId sequence, cudaStream_t stream,
+                                bool allow_reencoding = false) noexcept {
+    return state_.change(stream, [&] {
+      return detail::compact_on_device(state_, sequence, allow_reencoding, stream);
+    });
   }
 
   // --- memory --------------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-/// Launching a kernel, with what went wrong as a Status.
+/// Launching of kernels, with what went wrong as a Status.
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <cuda_runtime.h>
 
 #include "terse/config.hpp"
@@ -36,6 +37,28 @@ template <class... Params, class... Args>
   launch.attrs = &overlap;
   launch.numAttrs = shape.overlaps ? 1 : 0;
   return to_status(cudaLaunchKernelEx(&launch, kernel, args...), text);
+}
+
+/// Lets launches of a kernel have as much shared memory as the device gives. The limit is the
+/// kernel's, not the launch's, so it is the same for all caches and threads. `too_much`: what is
+/// said where `need` bytes are more, `no_code`: where the program has no code for the device.
+template <class... Params>
+[[nodiscard]] Status allow_shared_bytes(void (*kernel)(Params...), std::size_t need,
+                                        const char* too_much, const char* no_code) noexcept {
+  int device = 0, most = 0;
+  constexpr const char* no_device = "terse::cuda: no CUDA device";
+  if (Status s = to_status(cudaGetDevice(&device), no_device); !s.ok()) return s;
+  if (Status s =
+          to_status(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device),
+                    no_device);
+      !s.ok()) {
+    return s;
+  }
+  if (need > static_cast<std::size_t>(most)) {
+    return error(StatusCode::unsupported, too_much, static_cast<std::int64_t>(need));
+  }
+  return to_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+                   no_code);
 }
 
 }  // namespace detail

@@ -4,8 +4,10 @@ import csv
 import hashlib
 import io
 import json
+import os
 import pathlib
 import re
+import unittest.mock
 import xml.etree.ElementTree
 
 from program_test_case import NOVEL, ProgramTestCase, RealModelTestCase, main
@@ -13,7 +15,7 @@ from small_model import small_model
 
 OPTIONS = ["model", "text", "skip-chars", "tokens", "windows", "haystack", "calibration-text",
            "calibration-tokens", "policy", "list-policies", "full", "tail", "passkeys",
-           "passkey-tokens", "speed-steps", "threads", "csv", "markdown", "svg", "json"]
+           "passkey-tokens", "speed-steps", "device", "threads", "csv", "markdown", "svg", "json"]
 ROW_FIELDS = ["policy", "bits_per_element", "bytes_per_token", "mean_kl", "median_kl", "p99_kl",
               "p999_kl", "perplexity", "delta_log_perplexity", "top1_agreement",
               "passkey_digits_right", "passkey_nll", "tokens_per_second"]
@@ -102,6 +104,9 @@ class CommandLine(ProgramTestCase):
         self.refused("--policy", "--polcy", "identity")
         self.refused("did you mean 'kivi-2'", "--policy", "kivi2")
         self.refused("nonsense", "nonsense")
+        self.refused("latents", "--device", "cuda", "--policy", "latents-x-int4")
+        with unittest.mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):
+            self.refused("CUDA", "--device", "cuda")
         for option, value in [("--tokens", "63"), ("--tokens", "many"), ("--tokens", "1e9"),
                               ("--windows", "0"), ("--passkeys", "-1"), ("--skip-chars", "-1"),
                               ("--speed-steps", "x"), ("--threads", "-2"), ("--tail", "none"),

@@ -274,18 +274,7 @@ __global__ void __launch_bounds__(most_append_threads, 2)
 template <class Ref>
 [[nodiscard]] std::size_t append_shared_bytes(const ClassShape& shape, int most_tokens,
                                               int threads) noexcept {
-  using Policy = typename Ref::policy;
-  const auto rows = static_cast<std::size_t>(tile_rows(shape, most_tokens));
-  const auto floats = [&](int stride, int scratch) {
-    return rows * static_cast<std::size_t>(stride) + static_cast<std::size_t>(scratch);
-  };
-  using K = typename Policy::key_codec;
-  using V = typename Policy::value_codec;
-  const std::size_t keys =
-      floats(tile_stride<K>(shape.key_width), scratch_floats<K>(shape.key_width, threads / 32));
-  const std::size_t values =
-      floats(tile_stride<V>(shape.value_width), scratch_floats<V>(shape.value_width, threads / 32));
-  return (keys > values ? keys : values) * sizeof(float);
+  return encode_shared_bytes<Ref>(shape, tile_rows(shape, most_tokens), threads);
 }
 
 /// Blocks of a part that a step of `tokens` tokens may write to or seal, at most.

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/cache/class_shape.hpp"
 #include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/cuda/append/token_tile.cuh"
@@ -38,6 +39,24 @@ template <class C>
     return 4 * affine_params(format, width) + warps * warp_scratch_floats<C>();
   }
   return 0;
+}
+
+/// Bytes of shared memory in which a thread block encodes `rows` tokens of any stream of a slot:
+/// the tile, and what lies behind it.
+template <class Ref>
+[[nodiscard]] std::size_t encode_shared_bytes(const ClassShape& shape, int rows,
+                                              int threads) noexcept {
+  using K = typename Ref::policy::key_codec;
+  using V = typename Ref::policy::value_codec;
+  const auto floats = [&](int stride, int scratch) {
+    return static_cast<std::size_t>(rows) * static_cast<std::size_t>(stride) +
+           static_cast<std::size_t>(scratch);
+  };
+  const std::size_t keys =
+      floats(tile_stride<K>(shape.key_width), scratch_floats<K>(shape.key_width, threads / 32));
+  const std::size_t values =
+      floats(tile_stride<V>(shape.value_width), scratch_floats<V>(shape.value_width, threads / 32));
+  return (keys > values ? keys : values) * sizeof(float);
 }
 
 /// By all threads of the block, which do not meet at the end.

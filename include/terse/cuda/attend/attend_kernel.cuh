@@ -29,6 +29,7 @@ struct AttendKernel : Results<Config> {
   using Base::meet;
   using Base::prefetch_exact;
   using Base::read_exact;
+  using Base::read_prefix;
   using Base::read_sealed;
   using Base::shared;
   using Base::store;
@@ -68,6 +69,7 @@ struct AttendKernel : Results<Config> {
         const bool has_exact = items.first < items.end;
         if (has_exact) read_exact(s, items);
         read_sealed(s, source, has_exact);
+        if constexpr (Base::turns_prefix) read_prefix(s);
       }
       if (!reads) __syncthreads();
       if (!is_last) {

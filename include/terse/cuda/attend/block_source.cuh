@@ -73,6 +73,14 @@ inline constexpr bool reads_codes =
     reader_serves<typename ReadersOf<typename Ref::policy::key_codec, Width, 1>::Keys>() &&
     reader_serves<typename ReadersOf<typename Ref::policy::value_codec, Width, 1>::Values>();
 
+/// Leading entries whose masks must be looked at: those that may have tokens of which exact copies
+/// are kept, or of a prefix. Entry e begins at position e or later.
+template <class Ref>
+[[nodiscard]] __device__ __forceinline__ int masked_entries(const Ref& r) {
+  const auto prefix = static_cast<int>(terse::detail::prefix_end(r));
+  return prefix > r.shape.tail.sink_tokens ? prefix : r.shape.tail.sink_tokens;
+}
+
 /// A block that a warp is to read.
 struct BlockInfo {
   std::uint32_t keys;  ///< shared address
@@ -189,7 +197,7 @@ class BlockSource<Config, Segment, true> {
 
   /// Begins to read a segment.
   __device__ __forceinline__ void begin(const AttendCall<Ref>& call, const Segment& s, int warp) {
-    whole_begin_ = call.r.shape.tail.sink_tokens;
+    whole_begin_ = masked_entries(call.r);
     whole_end_ = call.params.sliding_window_tokens > 0 ? 0 : s.work.plain_end;
     unit_pages_ = call.r.pages +
                   static_cast<std::size_t>(call.r.unit_in_row(s.unit)) * call.r.shape.unit_bytes;
@@ -292,8 +300,7 @@ class BlockSource<Config, Segment, false> {
   __device__ BlockInfo wait(const AttendCall<Ref>& call) {
     decode<typename Policy::key_codec>(call, Side::key, call.r.shape.key_offset(0));
     const int entry = window_.entry();
-    const bool whole =
-        window_.is_full() && entry < plain_end_ && entry >= call.r.shape.tail.sink_tokens;
+    const bool whole = window_.is_full() && entry < plain_end_ && entry >= masked_entries(call.r);
     return {shared_address(tile_), whole};
   }
   [[nodiscard]] __device__ int entry() const { return window_.entry(); }

@@ -75,10 +75,14 @@ template <class Ref>
       !s.ok()) {
     return s;
   }
-  if (Policy::projects || Policy::reindex == Reindex::cache_index) {
+  if (Policy::projects) {
     return error(StatusCode::unsupported,
-                 "terse::cuda::attend: latents and cache-index positions are served on the host "
-                 "only");
+                 "terse::cuda::attend: latents are served on the host only");
+  }
+  if (params.sliding_window_tokens > 0 && Policy::reindex == Reindex::cache_index) {
+    return error(StatusCode::unsupported,
+                 "terse::cuda::attend: a sliding window counts positions of the text, cache-index "
+                 "positions do not; use the evictor's window");
   }
   // Places of work_division.cuh, exact ones counted as if each took 64 of them.
   const std::uint64_t tiles =

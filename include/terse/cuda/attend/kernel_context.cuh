@@ -35,6 +35,7 @@ struct KernelContext {
   using Keys = typename Source::Keys;
   using Values = typename Source::Values;
   using Order = typename Keys::Order;
+  static constexpr bool turns_prefix = Policy::reindex == Reindex::cache_index;
   static constexpr int width = Config::width;
   static constexpr int tiles = Config::tiles;
   static constexpr int warps = Config::warps;
@@ -85,13 +86,22 @@ struct KernelContext {
     return s.work.rows == 1 ? 0 : (s.first_vector + v) / group();
   }
 
-  /// What the query row of vector `v` of the tile reads of an entry.
+  /// What the query row of vector `v` of the tile reads of an entry, without a prefix that it meets
+  /// turned by other steps (prefix_tokens.cuh).
   [[nodiscard]] __device__ terse::detail::RowMask mask_of(const Segment& s, int v,
                                                           int entry) const {
     if (v >= s.vectors) return {};
     const int row = row_of(s, v);
-    return terse::detail::row_mask(call.r, s.work.sequence, s.unit, entry,
-                                   std::int64_t{s.work.oldest} + row, call.params);
+    terse::detail::RowMask mask = terse::detail::row_mask(
+        call.r, s.work.sequence, s.unit, entry, std::int64_t{s.work.oldest} + row, call.params);
+    if constexpr (turns_prefix) {
+      const std::int64_t end = terse::detail::prefix_end(call.r);
+      const std::uint64_t later = ~call.r.before(s.work.sequence, s.unit, entry, end);
+      mask.decoded &= later;
+      mask.exact &= later;
+      mask.sinks = end < sink_block_tokens ? mask.sinks >> end << end : 0;
+    }
+    return mask;
   }
 };
 

@@ -7,7 +7,7 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
-#include "terse/cuda/attend/exact_blocks.cuh"
+#include "terse/cuda/attend/prefix_tokens.cuh"
 #include "terse/cuda/warp/basis.cuh"
 #include "terse/cuda/warp/operands.cuh"
 
@@ -17,8 +17,8 @@ namespace cuda {
 namespace detail {
 
 template <class Config>
-struct Results : ExactBlocks<Config> {
-  using Base = ExactBlocks<Config>;
+struct Results : PrefixTokens<Config> {
+  using Base = PrefixTokens<Config>;
   using Base::Base;
   using Base::call;
   using Base::group;

@@ -30,7 +30,9 @@ struct CachePlan {
   MemoryPlan host{};             ///< of a cache of the host: shapes, bits, shares of the classes
 };
 
-/// Memory that the caller lends for the life of the cache, each 128-byte aligned.
+/// Memory that the caller lends for the life of the cache, each 128-byte aligned. Work in the
+/// stream may read a pinned mirror after the call that queued it: it can be freed when the stream
+/// has passed.
 struct CacheBuffers {
   Span<std::byte> pages;   ///< device
   Span<std::byte> tails;   ///< device

@@ -38,25 +38,10 @@ template <class Store>
                 "terse::cuda::KVCache::evict: make the evictor's select a TERSE_HOST_DEVICE "
                 "template over its list, template <class Tokens> static void select(Tokens&, const "
                 "Params&, const SelectContext&): see terse/policy/evictor.hpp.");
-  int device = 0, most = 0;
-  constexpr const char* text = "terse::cuda::KVCache::evict: no CUDA device";
-  if (Status s = to_status(cudaGetDevice(&device), text); !s.ok()) return s;
-  if (Status s = to_status(
-          cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), text);
-      !s.ok()) {
-    return s;
-  }
-  const auto need = static_cast<std::int64_t>(UnitTokens<Ref>::shared_bytes(store.shape.entries));
-  if (need > most) {
-    return error(
-        StatusCode::unsupported,
-        "terse::cuda::KVCache::evict: units of so many blocks need more shared memory than "
-        "the device has; detail: bytes",
-        need);
-  }
-  // The limit is the kernel's, not the launch's, so it is the same for all caches and threads.
-  return to_status(
-      cudaFuncSetAttribute(select_kernel<Ref>, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
+  return allow_shared_bytes(
+      select_kernel<Ref>, UnitTokens<Ref>::shared_bytes(store.shape.entries),
+      "terse::cuda::KVCache::evict: units of so many blocks need more shared memory than the "
+      "device has; detail: bytes",
       "terse::cuda::KVCache::evict: the program holds no code for this device");
 }
 

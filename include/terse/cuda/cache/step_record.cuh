@@ -1,4 +1,5 @@
-/// What the device knows of the step in progress, and where it reports of sequences.
+/// Tables of the device that a cache of the host does not have: the step in progress, reports of
+/// sequences, what eviction and compaction hand over.
 #pragma once
 
 #include <cstdint>
@@ -7,6 +8,7 @@
 #include "terse/cache/memory_plan.hpp"
 #include "terse/config.hpp"
 #include "terse/cuda/cache/failure.cuh"
+#include "terse/cuda/compact/compact_call.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -32,6 +34,8 @@ struct StepTables {
   /// Where eviction leaves the masks that the host reads: [slot, sequence of the call, unit,
   /// entry], for classes that evict.
   std::uint64_t* masks[max_policy_classes]{};
+  /// What compaction makes entries of: [slot, row, entry], of one sequence, packed.
+  EntrySource* sources[max_policy_classes]{};
 
   template <class Carver>
   void carve(Carver& carver, const MemoryPlan& plan,
@@ -44,6 +48,9 @@ struct StepTables {
     failures = carver.template take<SequenceFailure>(n);
     for (int k = 0; k < plan.num_classes; ++k) {
       const ClassShape& shape = plan.classes[k].shape;
+      sources[k] = carver.template take<EntrySource>(static_cast<std::size_t>(shape.slots) *
+                                                     static_cast<std::size_t>(shape.rows) *
+                                                     static_cast<std::size_t>(shape.entries));
       if (!evicts[k]) continue;
       masks[k] = carver.template take<std::uint64_t>(static_cast<std::size_t>(shape.slots) * n *
                                                      static_cast<std::size_t>(shape.unit.units) *

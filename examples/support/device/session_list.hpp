@@ -1,0 +1,31 @@
+/// The policies of policy_rows that run on the device. Their kernels take long to compile, so they
+/// are divided among source files, each of which has one of these lists.
+#pragma once
+
+#include "terse/terse.hpp"
+
+#define TERSE_EXAMPLE_SESSION(LAYOUT, ...)                                    \
+  template std::unique_ptr<Session> make_device_session<LAYOUT, __VA_ARGS__>( \
+      const SessionConfig&, const SessionPolicy<__VA_ARGS__>&);
+
+#define TERSE_EXAMPLE_PLAIN_SESSIONS             \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Identity) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Fp8)      \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Int8)     \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Int4Rotated)
+
+#define TERSE_EXAMPLE_KIVI_SESSIONS           \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Q8_0)  \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Q4_0)  \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi4) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi2)
+
+#define TERSE_EXAMPLE_WINDOW_SESSIONS                                    \
+  TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, SinkWindow)   \
+  TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, StreamingLLM) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Kivi2, StreamingLLM>)
+
+#define TERSE_EXAMPLE_HEAVY_HITTER_SESSIONS                                    \
+  TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, H2O)                \
+  TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Int8, H2O>) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Int4Rotated, H2O>)

@@ -1,0 +1,202 @@
+/// Tokens of an evictor's prefix, to which distances are those inside the cache
+/// (Reindex::cache_index): they meet queries that are turned by another number of steps. They are
+/// few, so they are read number by number, in fp32, a warp a query vector.
+#pragma once
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+
+#include "terse/cache/attention.hpp"
+#include "terse/config.hpp"
+#include "terse/core/bits.hpp"
+#include "terse/core/rope.hpp"
+#include "terse/cuda/attend/exact_blocks.cuh"
+#include "terse/cuda/attend/softmax.cuh"
+#include "terse/cuda/warp/basis.cuh"
+#include "terse/policy/identity.hpp"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+template <class Config>
+struct PrefixTokens : ExactBlocks<Config> {
+  using Base = ExactBlocks<Config>;
+  using Base::Base;
+  using Base::call;
+  using Base::group;
+  using Base::lane;
+  using Base::lane_channels;
+  using Base::row_of;
+  using Base::shared;
+  using Base::tiles;
+  using Base::warp;
+  using Base::warps;
+  using Base::width;
+  using typename Base::Policy;
+  using K = typename Policy::key_codec;
+  using V = typename Policy::value_codec;
+
+  /// Adds the prefix to what the warps have published, in the thread block that has a unit's first
+  /// place.
+  __device__ void read_prefix(const Segment& s) {
+    if (s.begin != 0 || terse::detail::prefix_end(call.r) == 0) return;
+    __syncwarp();
+#pragma unroll 1
+    for (int v = warp; v < s.vectors; v += warps) add_prefix(s, v);
+  }
+
+ private:
+  /// One vector's softmax over the prefix; lane l has channels l, l + 32, ...
+  struct Sums {
+    float query[lane_channels];
+    float values[lane_channels] = {};
+    float base = -INFINITY, denominator = 0.0f;
+  };
+
+  __device__ void add_prefix(const Segment& s, int v) {
+    const int sequence = s.work.sequence;
+    const std::int64_t position = std::int64_t{s.work.oldest} + row_of(s, v);
+    const std::int64_t end = terse::detail::prefix_end(call.r);
+    Sums sums;
+    load_query(s, v, shift_of(sequence, s.unit, position), sums.query);
+    const int count = call.r.entry_count(sequence, s.list);
+#pragma unroll 1
+    for (int e = 0; e < count && call.r.first_position(sequence, s.unit, e) < end; ++e) {
+      const terse::detail::RowMask mask =
+          terse::detail::row_mask(call.r, sequence, s.unit, e, position, call.params);
+      const std::uint64_t prefix = call.r.before(sequence, s.unit, e, end);
+      if ((mask.decoded & prefix) != 0) {
+        const std::int32_t page = call.r.page(sequence, s.list, e);
+        if (page >= 0 && page < call.r.shape.num_pages) {
+          add_tokens(sums, mask.decoded & prefix, call.r.block(sequence, s.unit, e));
+        }
+      }
+      if ((mask.exact & prefix) != 0) {
+        const std::byte* block =
+            call.r.tail_block(sequence, s.unit, call.r.first_position(sequence, s.unit, e));
+        add_exact(sums, mask.exact & prefix, block, block_tokens);
+      }
+      const std::uint64_t sinks =
+          end < sink_block_tokens ? mask.sinks & ((1ull << end) - 1) : mask.sinks;
+      if (sinks != 0) {
+        add_exact(sums, sinks, call.r.sink_block(sequence, s.unit), sink_block_tokens);
+      }
+    }
+    merge(sums, v);
+  }
+
+  /// As terse::detail::prefix_shift, by the lanes of a warp.
+  [[nodiscard]] __device__ int shift_of(int sequence, int unit, std::int64_t position) const {
+    int live = 0;
+    const int count = call.r.entry_count(sequence, call.r.row_of_unit(unit));
+    for (int e = lane.index; e < count; e += 32) {
+      live += count_ones(call.r.live_mask(sequence, unit, e) &
+                         call.r.before(sequence, unit, e, position + 1));
+    }
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) live += __shfl_xor_sync(~0u, live, d);
+    return live - 1 - static_cast<int>(position);
+  }
+
+  /// The query of a vector, turned by `steps`, in units of log2 and in the keys' basis.
+  __device__ void load_query(const Segment& s, int v, int steps, float (&x)[lane_channels]) const {
+    const int row = row_of(s, v);
+    const int head = s.unit * group() + s.first_vector + v - row * group();
+    // The warp's part of what read_sealed has used.
+    auto* scratch = reinterpret_cast<float*>(shared.exchange + warp * tiles * 1024);
+    static_assert(tiles * 1024 >= width * static_cast<int>(sizeof(float)));
+    for (int c = lane.index; c < width; c += 32) {
+      scratch[c] = call.queries.get(std::int64_t{s.row0} + row, head, c);
+    }
+    __syncwarp();
+    for (int i = lane.index; i < call.r.rope.rotary_dim / 2 && steps != 0; i += 32) {
+      const double angle = steps * call.r.rope.inverse_frequency(i);
+      turn_pair(call.r.rope, i, static_cast<float>(cos(angle)), static_cast<float>(sin(angle)),
+                scratch);
+    }
+    __syncwarp();
+#pragma unroll
+    for (int k = 0; k < lane_channels; ++k) {
+      const int c = lane.index + 32 * k;
+      x[k] = c < width ? scratch[c] * call.scale : 0.0f;
+    }
+    __syncwarp();
+    turn_warp<K, width, true>(Side::key, x, scratch, lane.index);
+  }
+
+  __device__ void add_tokens(Sums& sums, std::uint64_t bits, const std::byte* block) const {
+    const CodecContext keys{Side::key, width}, values{Side::value, width};
+    const std::byte* value_block = block + call.r.shape.value_offset(0);
+#pragma unroll 1
+    for (; bits != 0; bits &= bits - 1) {
+      const int t = lowest_one(bits);
+      add_token(
+          sums, [&](int c) { return K::decode(keys, block, t, c); },
+          [&](int c) { return V::decode(values, value_block, t, c); });
+    }
+  }
+  /// Tokens in the form of Identity, in room for `room` of them.
+  __device__ void add_exact(Sums& sums, std::uint64_t bits, const std::byte* block,
+                            int room) const {
+    const CodecContext keys{Side::key, width}, values{Side::value, width};
+    const std::byte* value_block = block + call.r.shape.exact_value_offset(0, room);
+#pragma unroll 1
+    for (; bits != 0; bits &= bits - 1) {
+      const int t = lowest_one(bits);
+      add_token(
+          sums, [&](int c) { return Identity::load(keys, block, room, t, c); },
+          [&](int c) { return Identity::load(values, value_block, room, t, c); });
+    }
+  }
+
+  template <class Key, class Value>
+  __device__ __forceinline__ void add_token(Sums& sums, Key&& key, Value&& value) const {
+    float own[lane_channels], logit = 0.0f;
+#pragma unroll
+    for (int k = 0; k < lane_channels; ++k) {
+      const int c = lane.index + 32 * k;
+      if (c < width) logit = __fmaf_rn(sums.query[k], key(c), logit);
+      own[k] = c < width ? value(c) : 0.0f;
+    }
+#pragma unroll
+    for (int d = 1; d < 32; d *= 2) logit += __shfl_xor_sync(~0u, logit, d);
+    if (call.params.logit_soft_cap > 0) logit = soft_capped(logit, call.params.logit_soft_cap);
+    const float base = fmaxf(sums.base, logit);
+    const float old_factor = exp2_approximate(sums.base - base);
+    const float weight = exp2_approximate(logit - base);
+    sums.base = base;
+    sums.denominator = __fmaf_rn(sums.denominator, old_factor, weight);
+#pragma unroll
+    for (int k = 0; k < lane_channels; ++k) {
+      sums.values[k] = __fmaf_rn(sums.values[k], old_factor, weight * own[k]);
+    }
+  }
+
+  /// Adds a vector's sums to those that the warp has published.
+  __device__ void merge(const Sums& sums, int v) {
+    if (sums.denominator == 0.0f) return;
+    const float2 old = shared.states[warp][v];
+    const float base = old.y == 0.0f ? sums.base : fmaxf(old.x, sums.base);
+    const float old_factor = old.y == 0.0f ? 0.0f : exp2_approximate(old.x - base);
+    const float factor = exp2_approximate(sums.base - base);
+    __syncwarp();
+    if (lane.index == 0) {
+      shared.states[warp][v] = {base, __fmaf_rn(old.y, old_factor, sums.denominator * factor)};
+    }
+#pragma unroll
+    for (int k = 0; k < lane_channels; ++k) {
+      const int c = lane.index + 32 * k;
+      if (c >= width) continue;
+      float& place = shared.sums[warp][v][c];
+      place = __fmaf_rn(place, old_factor, sums.values[k] * factor);
+    }
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse

@@ -1,0 +1,108 @@
+/// Distances inside the cache on the device: sinks meet queries that are turned by other steps.
+#include <algorithm>
+
+#include "cuda/attend_check.cuh"
+#include "cuda/user_codec.cuh"
+
+using namespace terse;
+using namespace terse::tests;
+
+namespace {
+
+using PerHead = PagedLayout<HeadPaging::per_head>;
+using Dims = cuda::HeadDims<64, 96, 128>;
+
+CacheConfig turned_config(int query_heads, int head_dim, const RopeSpec& rope) {
+  CacheConfig config = device_config(query_heads, 2, head_dim, 1024);
+  config.rope = rope;
+  return config;
+}
+
+/// Attends at lengths of all kinds, before and after tokens between the sinks and the window went.
+template <Layout L, class P>
+void check_lengths(const CacheConfig& config, const PolicyConfig<PolicyOf<P>>& policy) {
+  Driver<L, P> d(config, policy);
+  const SequenceId s = d.create();
+  for (const int length : {3, 40, 130, 300, 420, 700}) {
+    REQUIRE(d.fill(s, length, 100).ok());
+    check_rows<Dims>(d, s, 1);
+    check_rows<Dims>(d, s, std::min(length, 9));
+    REQUIRE(d.cache.evict(s).ok());
+    check_rows<Dims>(d, s, 1);
+    check_rows<Dims>(d, s, std::min(length, 9));
+  }
+}
+
+template <class P>
+PolicyConfig<PolicyOf<P>> window(int sinks, int tokens) {
+  PolicyConfig<PolicyOf<P>> policy;
+  policy.eviction = {.sink_tokens = sinks, .window_tokens = tokens};
+  return policy;
+}
+
+}  // namespace
+
+TEST_CASE("sinks at their distances in the cache on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  using Plain = StreamingLLM;
+  check_lengths<PerHead, Plain>(turned_config(8, 64, {.rotary_dim = 64}), window<Plain>(4, 150));
+  using Rotated = Compose<Int4Rotated, StreamingLLM>;
+  check_lengths<PagedLayout<>, Rotated>(turned_config(2, 128, {.rotary_dim = 128}),
+                                        window<Rotated>(4, 150));
+  using Rough = Compose<Kivi2, StreamingLLM>;
+  check_lengths<PagedLayout<>, Rough>(turned_config(6, 64, {.rotary_dim = 64}),
+                                      window<Rough>(4, 200));
+  // Part of the channels turn, neighbours in pairs; scaled as Llama 3.1 does.
+  using Eight = Compose<Q8_0, StreamingLLM>;
+  check_lengths<ContiguousLayout, Eight>(turned_config(4, 96,
+                                                       {.pairing = RopePairing::interleaved,
+                                                        .rotary_dim = 32,
+                                                        .base = 500000.0,
+                                                        .low_freq_factor = 1,
+                                                        .high_freq_factor = 4,
+                                                        .frequency_scale = 8,
+                                                        .original_context = 512}),
+                                         window<Eight>(4, 150));
+}
+
+TEST_CASE("prefixes of several blocks and exact sinks on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  const RopeSpec rope{.rotary_dim = 64};
+  using Eight = Compose<Int8, StreamingLLM>;
+  check_lengths<PagedLayout<>, Eight>(turned_config(4, 64, rope), window<Eight>(90, 150));
+  using Rough = Compose<Kivi2, StreamingLLM>;
+  for (const int exact : {2, 4, 9}) {
+    PolicyConfig<PolicyOf<Rough>> policy = window<Rough>(4, 150);
+    policy.tail = TailSpec{.min_tokens = 70, .granule_tokens = 64, .sink_tokens = exact};
+    check_lengths<PagedLayout<>, Rough>(turned_config(4, 64, rope), policy);
+  }
+  using User = Compose<UserCodec, StreamingLLM>;
+  check_lengths<PagedLayout<>, User>(turned_config(4, 64, rope), window<User>(4, 150));
+}
+
+TEST_CASE("parameters of attention with distances in the cache on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  using P = Compose<Int8, StreamingLLM>;
+  Driver<PagedLayout<>, P> d(turned_config(4, 64, {.rotary_dim = 64}), window<P>(4, 200));
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 600, 100).ok());
+  REQUIRE(d.cache.evict(s).ok());
+  const std::vector<float> sinks(4, 1.5f);
+  AttendParams p;
+  p.softmax_scale = 0.31f;
+  check_rows<Dims>(d, s, 3, p);
+  p.logit_soft_cap = 5.0f;
+  check_rows<Dims>(d, s, 3, p);
+  p = {};
+  p.causal = false;
+  check_rows<Dims>(d, s, 4, p);
+  p.sink_logits = sinks.data();
+  check_rows<Dims>(d, s, 2, p);
+  p = {};
+  p.sliding_window_tokens = 100;
+  const StepPart part{s, 1};
+  const std::vector<float> queries = query_rows(d.shape(), 5, d.length(s) - 1, 1);
+  CHECK(
+      run_on_device<Dims>(d.cache.layer(0), d.buffers.view(), {&part, 1}, queries, p).status.code ==
+      StatusCode::unsupported);
+}

@@ -1,0 +1,92 @@
+// Sessions whose caches lie on the device, and cuBLAS's products, beside those of the processor.
+
+#include "evaluation/decoder.hpp"
+#include "evaluation/device.hpp"
+#include "evaluation/policies.hpp"
+#include "evaluation/window.hpp"
+#include "report/input_error.hpp"
+#include "small_model.hpp"
+#include "support/catch.hpp"
+
+using namespace terse::examples;
+using terse_test::random_tokens;
+using terse_test::RandomValues;
+using terse_test::relative_l2;
+using terse_test::small_model_file;
+
+namespace {
+
+bool has_device() {
+  try {
+    return !device_name().empty();
+  } catch (const InputError&) {
+    return false;
+  }
+}
+
+std::vector<float> last_logits(const LlamaModel& model, const std::vector<float>& x) {
+  return model.logits(
+      std::span<const float>(x).last(static_cast<std::size_t>(model.config().hidden)));
+}
+
+}  // namespace
+
+TEST_CASE("products of the device", "[cuda][sessions]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  ThreadPool pool{1};
+  const auto products = make_device_products();
+  RandomValues random(3);
+  for (const auto& [rows, in, out] : {std::tuple{1, 64, 200}, {70, 576, 33}, {5, 100, 1}}) {
+    std::vector<float> x(static_cast<std::size_t>(rows * in)),
+        w(static_cast<std::size_t>(in * out));
+    for (float& value : x) value = random.next();
+    for (float& value : w) value = random.next();
+    std::vector<float> own(static_cast<std::size_t>(rows * out)), expected(own.size());
+    matmul(pool, x.data(), rows, w.data(), in, out, expected.data());
+    for (int turn = 0; turn < 2; ++turn) {  // the second time with weights that are there
+      std::fill(own.begin(), own.end(), -1.0f);
+      products->multiply(x.data(), rows, w.data(), in, out, own.data());
+      CHECK(relative_l2(own, expected) < 1e-5);
+    }
+  }
+}
+
+TEST_CASE("every row that runs on the device gives what it gives on the host", "[cuda][sessions]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  ThreadPool pool{1};
+  const LlamaModel host_model = LlamaModel::load(small_model_file(), pool);
+  LlamaModel device_model = LlamaModel::load(small_model_file(), pool);
+  const auto products = make_device_products();
+  device_model.use_products(*products);
+  const auto tokens = random_tokens(300, host_model.config().vocabulary, 8);
+  int rows = 0;
+  for (const PolicyRow& row : policy_rows()) {
+    SessionConfig config{.model = &host_model, .max_tokens = 300, .max_step_tokens = 128};
+    SessionConfig on_device = config;
+    on_device.model = &device_model;
+    on_device.processor = Processor::cuda;
+    if (!row.make_session.runs_on_device) {
+      CHECK_THROWS_AS(row.make_session(on_device), InputError);
+      continue;
+    }
+    INFO(row.name);
+    ++rows;
+    const auto session = row.make_session(config);
+    const auto own = row.make_session(on_device);
+    WindowMemory memory, own_memory;
+    const std::vector<float> expected =
+        last_logits(host_model, run_window(host_model, config, *session, tokens, &memory));
+    const std::vector<float> result =
+        last_logits(device_model, run_window(device_model, on_device, *own, tokens, &own_memory));
+    // Attention's own error moves codes of later layers.
+    CHECK(relative_l2(result, expected) < 2e-2);
+    CHECK(own_memory.bits_per_element == memory.bits_per_element);
+    // Tables of the device's own are counted too.
+    CHECK(own_memory.bytes_per_token == Approx(memory.bytes_per_token).epsilon(0.02));
+
+    on_device.layers = device_model.config().layers;
+    const auto together = row.make_session(on_device);
+    CHECK(relative_l2(decode(device_model, on_device, *together, tokens, 0), result) < 2e-2);
+  }
+  CHECK(rows >= 15);
+}
