@@ -1,5 +1,6 @@
 /// Decode attention on the device over cold pages: Google Benchmark with manual time, one row per
-/// policy and shape. Time is that of a launch inside a replayed graph.
+/// policy and shape. Time is that of a launch inside a replayed graph. With FlashInfer's headers
+/// (TERSE_BENCH_FLASHINFER_DIR) its kernels follow, on the same lengths.
 #include <algorithm>
 #include <cmath>
 #include <memory>
@@ -12,6 +13,7 @@
 #include "terse/cuda/attend.cuh"
 
 #include "cuda/device_cache.cuh"
+#include "cuda/flashinfer.hpp"
 #include "cuda/policies.hpp"
 #include "cuda/run_benchmarks.hpp"
 #include "cuda/timing.cuh"
@@ -74,22 +76,59 @@ BatchShape ragged() {
   return batch;
 }
 
+struct NamedBatch {
+  const char* name;
+  BatchShape batch;
+};
+std::vector<NamedBatch> batches() {
+  return {{"1x4k", uniform(1, 4096, 32, 8)},        {"1x32k", uniform(1, 32768, 32, 8)},
+          {"1x128k", uniform(1, 131072, 32, 8)},    {"8x32k", uniform(8, 32768, 32, 8)},
+          {"64x8k", uniform(64, 8192, 32, 8)},      {"8x4k_32/32", uniform(8, 4096, 32, 32)},
+          {"8x32k_64/8", uniform(8, 32768, 64, 8)}, {"ragged", ragged()}};
+}
+
 template <class Policy>
 void add(const std::string& policy) {
-  struct Row {
-    const char* name;
-    BatchShape batch;
-  };
-  const Row rows[] = {
-      {"1x4k", uniform(1, 4096, 32, 8)},        {"1x32k", uniform(1, 32768, 32, 8)},
-      {"1x128k", uniform(1, 131072, 32, 8)},    {"8x32k", uniform(8, 32768, 32, 8)},
-      {"64x8k", uniform(64, 8192, 32, 8)},      {"8x4k_32/32", uniform(8, 4096, 32, 32)},
-      {"8x32k_64/8", uniform(8, 32768, 64, 8)}, {"ragged", ragged()}};
-  for (const Row& row : rows) {
+  for (const NamedBatch& row : batches()) {
     add_row(policy + "/" + row.name,
             [batch = row.batch](benchmark::State& state) { attend_rows<Policy>(state, batch); });
   }
 }
+
+#if defined(TERSE_BENCH_FLASHINFER)
+void flashinfer_rows(benchmark::State& state, const FlashInferDecode::Shape& shape) {
+  const FlashInferDecode decode(shape);
+  LaunchGraph graph(std::max(20, decode.copies()), [&](int i, cudaStream_t stream) {
+    decode.launch(i % decode.copies(), stream);
+  });
+  for (int i = 0; i < 3; ++i) static_cast<void>(graph.replay());
+  for (auto _ : state) state.SetIterationTime(graph.replay() * 1e-6);
+  report_bytes(state, static_cast<double>(decode.bytes_read()), "of_ceiling", read_ceiling());
+  decode.launch(0, nullptr);
+  must(cudaDeviceSynchronize());
+  if (!(decode.error() < 5e-3)) state.SkipWithError("the output is wrong");
+}
+
+/// Both of its kernels, both of its types, pages of 16 and 64 tokens.
+void add_flashinfer() {
+  for (const bool is_fp8 : {false, true}) {
+    for (const bool uses_tensor_cores : {true, false}) {
+      for (const int page_tokens : {16, 64}) {
+        const std::string kernel = std::string("flashinfer_") + (is_fp8 ? "fp8" : "f16") +
+                                   (uses_tensor_cores ? "_tensor_p" : "_cuda_p") +
+                                   std::to_string(page_tokens);
+        for (const NamedBatch& row : batches()) {
+          const BatchShape& b = row.batch;
+          const FlashInferDecode::Shape shape{b.query_heads, b.kv_heads, b.lengths,
+                                              page_tokens,   is_fp8,     uses_tensor_cores};
+          add_row(kernel + "/" + row.name,
+                  [shape](benchmark::State& state) { flashinfer_rows(state, shape); });
+        }
+      }
+    }
+  }
+}
+#endif
 
 }  // namespace
 
@@ -101,5 +140,8 @@ int main(int argc, char** argv) {
   add<Compose<Int4Rotated>>("int4_rotated");
   add<Compose<Kivi2Short>>("kivi2_g32");
   add<Compose<Diet<2>>>("2bit_K64_V128");
+#if defined(TERSE_BENCH_FLASHINFER)
+  add_flashinfer();
+#endif
   return run_benchmarks(argc, argv, "read_ceiling_GB/s", read_ceiling);
 }

@@ -65,7 +65,8 @@ static __global__ void fill_random(std::uint32_t* words, std::size_t count, std:
     x ^= x >> 13;
     x *= 0xc2b2ae35u;
     x ^= x >> 16;
-    // Both halves as fp16 in 2^-4 ... 2^1, any sign; the bytes stay varied, and no e4m3 is NaN.
+    x ^= ((x & 0x007f007fu) + 0x00010001u) >> 7 & 0x00010001u;  // 0x7f is NaN in e4m3
+    // Both halves as fp16 in 2^-4 ... 2^1, any sign; the bytes stay varied.
     words[i] = (x & 0x8fff8fffu) | 0x20002000u | ((x >> 3) & 0x10001000u);
   }
 }

@@ -129,6 +129,7 @@ void run(Settings settings) {
   LlamaModel model = LlamaModel::load(file, alone);
   std::unique_ptr<MatrixProducts> products;
   if (settings.processor == Processor::cuda) {
+    check_on_device(model.config());
     products = make_device_products();
     model.use_products(*products);
   }

@@ -86,7 +86,7 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
                "tokens decoded to measure speed at a full window; 0: no speed")
       .choice("device", "NAME", {"cpu", "cuda"}, &device,
               "cuda: caches lie on the GPU, and cuBLAS makes the model's products. Policies with "
-              "latents are left out")
+              "latents are left out, or refused where they are named")
       .integer("threads", "N", &s->threads, {0, 1024}, "threads; 0: one for each processor");
   parser.section("Output")
       .text("csv", "FILE", &s->csv_path, "write the table as CSV")

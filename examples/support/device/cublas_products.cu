@@ -1,8 +1,10 @@
 #include <cublas_v2.h>
+#include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
 #include <unordered_map>
+#include <utility>
 
 #include "device/device_buffer.cuh"
 #include "evaluation/device.hpp"
@@ -47,10 +49,12 @@ class CublasProducts final : public MatrixProducts {
 
  private:
   const float* on_device(const float* w, std::size_t count) {
-    const auto [at, is_new] = weights_.try_emplace(w);
-    if (is_new) {
-      auto* copy = at->second.make<float>(count);
-      examples::check(cudaMemcpy(copy, w, count * sizeof(float), cudaMemcpyDefault));
+    auto at = weights_.find(w);
+    if (at == weights_.end()) {
+      DeviceBuffer copy;
+      examples::check(
+          cudaMemcpy(copy.make<float>(count), w, count * sizeof(float), cudaMemcpyDefault));
+      at = weights_.emplace(w, std::move(copy)).first;
     }
     return reinterpret_cast<const float*>(at->second.span().data());
   }

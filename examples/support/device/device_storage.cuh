@@ -1,6 +1,5 @@
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cuda_runtime.h>
 #include <memory>
@@ -11,11 +10,14 @@
 #include "terse/terse.cuh"
 
 #include "device/device_buffer.cuh"
+#include "evaluation/aligned_memory.hpp"
 #include "evaluation/check.hpp"
 #include "evaluation/device.hpp"
-#include "evaluation/host_storage.hpp"
 
 namespace terse::examples {
+
+/// Each costs compile time for every policy.
+using DeviceHeadDims = cuda::HeadDims<device_head_dims[0], device_head_dims[1]>;
 
 /// As HostStorage, in a terse::cuda::KVCache. Vectors are the host's: they are copied.
 template <Layout L, class Policy>
@@ -23,6 +25,7 @@ class DeviceStorage {
  public:
   using Cache = cuda::KVCache<L, Policy>;
 
+  /// As HostStorage is made; attention takes no threads of the host.
   explicit DeviceStorage(ThreadPool*) {
     check(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
   }
@@ -34,7 +37,7 @@ class DeviceStorage {
     const auto plan = Cache::plan(config, policies);
     check(plan.status());
     pages_.resize(plan->pages_bytes);
-    tails_.resize(std::max(plan->tails_bytes, std::size_t{128}));
+    tails_.resize(plan->tails_bytes);
     state_.resize(plan->state_bytes);
     mirror_.resize(plan->mirror_bytes);
     auto cache = Cache::create(
@@ -84,7 +87,7 @@ class DeviceStorage {
           cache_->column_sum_floats(layer));
       observed_.push_back(layer);
     }
-    check(cuda::attend<cuda::HeadDims<64, 128>>(ref, in, out, workspace_.span(), {}, stream_));
+    check(cuda::attend<DeviceHeadDims>(ref, in, out, workspace_.span(), {}, stream_));
     check(cudaMemcpyAsync(output, result, floats * sizeof(float), cudaMemcpyDefault, stream_));
     check(cudaStreamSynchronize(stream_));
   }
@@ -97,6 +100,8 @@ class DeviceStorage {
           {reinterpret_cast<const float*>(sums.data()), cache_->column_sum_floats(layer)},
           stream_));
     }
+    // What only the device has seen, such as a NaN among the keys.
+    check(cache_->recover(part_.sequence, stream_));
   }
   void evict(int incoming_tokens) {
     check(cache_->evict(part_.sequence, incoming_tokens, stream_).status());

@@ -1,4 +1,4 @@
-/// Programs built without CUDA.
+/// Programs built without CUDA or cuBLAS.
 #include "device/session_list.hpp"
 #include "evaluation/device.hpp"
 #include "report/input_error.hpp"
@@ -8,7 +8,8 @@ namespace terse::examples {
 namespace {
 
 [[noreturn]] void refuse() {
-  throw InputError("this program was built without CUDA; configure with TERSE_ENABLE_CUDA=ON");
+  throw InputError(
+      "this program was built without CUDA and cuBLAS; configure with TERSE_ENABLE_CUDA=ON");
 }
 
 }  // namespace

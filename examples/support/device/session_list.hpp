@@ -1,8 +1,11 @@
-/// The policies of policy_rows that run on the device. Their kernels take long to compile, so they
-/// are divided among source files, each of which has one of these lists.
+/// The policies of policy_rows that run on the device: a row's new one is added here, or programs
+/// do not link. Their kernels take long to compile, so they are divided among source files, each of
+/// which has one of these lists.
 #pragma once
 
 #include "terse/terse.hpp"
+
+#include "evaluation/device.hpp"
 
 #define TERSE_EXAMPLE_SESSION(LAYOUT, ...)                                    \
   template std::unique_ptr<Session> make_device_session<LAYOUT, __VA_ARGS__>( \

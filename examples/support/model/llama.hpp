@@ -81,7 +81,7 @@ class LlamaModel {
   [[nodiscard]] ThreadPool& pool() const { return *pool_; }
   /// Works on `pool` from now on, which must outlive the model or the next use_pool.
   void use_pool(ThreadPool& pool) { pool_ = &pool; }
-  /// Multiplies by `products` from now on, which must outlive the model.
+  /// Multiplies by `products` from now on, which must live as long as the model computes.
   void use_products(MatrixProducts& products) { products_ = &products; }
   /// y = x w^T, as matmul.
   void multiply(const float* x, int rows, const float* w, int in, int out, float* y) const;

@@ -21,7 +21,7 @@ class MatrixProducts {
   MatrixProducts& operator=(const MatrixProducts&) = delete;
   virtual ~MatrixProducts() = default;
 
-  /// As matmul. `w` stays where it is and as it is while this lives.
+  /// As matmul. `w` must stay where and as it is until the last call.
   virtual void multiply(const float* x, int rows, const float* w, int in, int out, float* y) = 0;
 };
 

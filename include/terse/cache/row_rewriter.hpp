@@ -14,21 +14,24 @@ namespace detail {
 
 /// Makes the entries of a row anew, front to back, each from the entry in its place or later ones:
 /// then one spare page is enough if no other sequence shares them. Shared bytes are never
-/// overwritten. `Target` does what is to be done to blocks. Of each row, whose first `sealed`
-/// entries may be rewritten, it is told front to back:
+/// overwritten. `Target` does what is to be done to blocks. It is told of each row, whose first
+/// `sealed` entries may be rewritten,
 ///
 ///   void begin_row(const Ref& r, int row, int sealed);
-///   void keep(int entry);          // the next entry is `entry`; the tables follow this call
-///   void begin_block(std::int32_t page, std::int64_t first);  // the next entry is a new block;
-///   one void write(const Ref& r, int sequence, int unit, int entry,  // call of write for each
-///   unit
-///              std::int32_t page, const PackedTokens<Store>& tokens);  // follows
 ///   void end_row();
 ///
-/// A block is written while its place in the table still names the old page. In front of a block,
-/// and at the end of all rows, it may be told to
+/// and between them of each new entry, that it is `entry`, before the tables say so, or a new block
+/// in a page, whose place in the table still names the old one; tokens of every unit follow:
 ///
-///   void settle();  // see to it that all before is done before anything that follows
+///   void keep(int entry);
+///   void begin_block(std::int32_t page, std::int64_t first);
+///   void write(const Ref& r, int sequence, int unit, int entry, std::int32_t page,
+///              const PackedTokens<Store>& tokens);
+///
+/// In front of a block, and behind the last row, it may be told to see to it that all that was
+/// before is done before anything that follows:
+///
+///   void settle();
 template <class Store, class Target>
 class RowRewriter {
  public:

@@ -64,18 +64,17 @@ Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* 
                              float* column_sums, const AttendParams& params,
                              cudaStream_t stream) noexcept {
   if (Status s = detail::check_queries(r, in, params); !s.ok()) return s;
-  if (Ref::policy::reindex == Reindex::cache_index) {
-    return error(StatusCode::unsupported,
-                 "terse::cuda::sum_attention_columns: cache-index positions are served on the host "
-                 "only");
-  }
   if (lse_ln == nullptr || column_sums == nullptr) {
     return error(StatusCode::null_pointer,
                  "terse::cuda::sum_attention_columns: lse_ln or column_sums is null");
   }
-  return detail::with_head_dim(Dims{}, r, params, [&]<int Dim>() {
-    return detail::columns_of_width<Dim>(r, in, lse_ln, column_sums, params, stream);
-  });
+  if constexpr (detail::sums_columns<Ref>) {
+    return detail::with_head_dim(Dims{}, r, params, [&]<int Dim>() {
+      return detail::columns_of_width<Dim>(r, in, lse_ln, column_sums, params, stream);
+    });
+  } else {
+    return detail::no_columns();
+  }
 }
 
 /// Attention of the parts' query rows over everything their sequences hold, in the order of
@@ -102,7 +101,7 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
     } else {
       status = detail::attend_tiles<Dim, 1>(r, in, out, params, workspace, stream, limits);
     }
-    if constexpr (Ref::policy::signal == Signal::column_sum) {
+    if constexpr (Ref::policy::signal == Signal::column_sum && detail::sums_columns<Ref>) {
       if (status.ok() && out.column_sums != nullptr) {
         status = detail::columns_of_width<Dim>(r, in, out.lse_ln, out.column_sums, params, stream);
       }

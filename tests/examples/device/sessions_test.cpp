@@ -1,9 +1,18 @@
 // Sessions whose caches lie on the device, and cuBLAS's products, beside those of the processor.
 
+#include <algorithm>
+#include <cmath>
+#include <span>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <vector>
+
 #include "evaluation/decoder.hpp"
 #include "evaluation/device.hpp"
 #include "evaluation/policies.hpp"
 #include "evaluation/window.hpp"
+#include "model/matmul.hpp"
 #include "report/input_error.hpp"
 #include "small_model.hpp"
 #include "support/catch.hpp"
@@ -34,7 +43,6 @@ std::vector<float> last_logits(const LlamaModel& model, const std::vector<float>
 TEST_CASE("products of the device", "[cuda][sessions]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   ThreadPool pool{1};
-  const auto products = make_device_products();
   RandomValues random(3);
   for (const auto& [rows, in, out] : {std::tuple{1, 64, 200}, {70, 576, 33}, {5, 100, 1}}) {
     std::vector<float> x(static_cast<std::size_t>(rows * in)),
@@ -42,6 +50,7 @@ TEST_CASE("products of the device", "[cuda][sessions]") {
     for (float& value : x) value = random.next();
     for (float& value : w) value = random.next();
     std::vector<float> own(static_cast<std::size_t>(rows * out)), expected(own.size());
+    const auto products = make_device_products();  // of weights that stay where they are
     matmul(pool, x.data(), rows, w.data(), in, out, expected.data());
     for (int turn = 0; turn < 2; ++turn) {  // the second time with weights that are there
       std::fill(own.begin(), own.end(), -1.0f);
@@ -51,17 +60,48 @@ TEST_CASE("products of the device", "[cuda][sessions]") {
   }
 }
 
+TEST_CASE("what the device refuses ends a program", "[cuda][sessions]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  ThreadPool pool{1};
+  const LlamaModel model = LlamaModel::load(small_model_file(), pool);
+  CHECK_NOTHROW(check_on_device(model.config()));
+  LlamaConfig other = model.config();
+  other.head_dim = 96;
+  CHECK_THROWS_AS(check_on_device(other), InputError);
+  const LlamaConfig& shape = model.config();
+  const auto session = policy_row("int8").make_session(
+      {.model = &model, .max_tokens = 8, .max_step_tokens = 8, .processor = Processor::cuda});
+  std::vector<float> keys(static_cast<std::size_t>(shape.kv_heads * shape.head_dim), 1.0f);
+  const std::vector<float> values = keys;
+  session->begin_step(1);
+  session->append_layer(0, keys.data(), values.data());
+  CHECK_NOTHROW(session->commit_step());
+  keys[3] = NAN;
+  session->begin_step(1);
+  session->append_layer(0, keys.data(), values.data());
+  std::string what;
+  try {
+    session->commit_step();
+  } catch (const std::runtime_error& e) {
+    what = e.what();
+  }
+  CHECK(what.find("NaN") != std::string::npos);
+}
+
 TEST_CASE("every row that runs on the device gives what it gives on the host", "[cuda][sessions]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   ThreadPool pool{1};
   const LlamaModel host_model = LlamaModel::load(small_model_file(), pool);
-  LlamaModel device_model = LlamaModel::load(small_model_file(), pool);
   const auto products = make_device_products();
+  LlamaModel device_model = LlamaModel::load(small_model_file(), pool);
   device_model.use_products(*products);
   const auto tokens = random_tokens(300, host_model.config().vocabulary, 8);
+  const bool chunk_tail = GENERATE(false, true);
+  CAPTURE(chunk_tail);
   int rows = 0;
   for (const PolicyRow& row : policy_rows()) {
-    SessionConfig config{.model = &host_model, .max_tokens = 300, .max_step_tokens = 128};
+    const SessionConfig config{
+        .model = &host_model, .max_tokens = 300, .max_step_tokens = 128, .chunk_tail = chunk_tail};
     SessionConfig on_device = config;
     on_device.model = &device_model;
     on_device.processor = Processor::cuda;
@@ -78,8 +118,9 @@ TEST_CASE("every row that runs on the device gives what it gives on the host", "
         last_logits(host_model, run_window(host_model, config, *session, tokens, &memory));
     const std::vector<float> result =
         last_logits(device_model, run_window(device_model, on_device, *own, tokens, &own_memory));
-    // Attention's own error moves codes of later layers.
+    // Attention's own error moves codes of later layers; and it shows who has computed.
     CHECK(relative_l2(result, expected) < 2e-2);
+    CHECK(result != expected);
     CHECK(own_memory.bits_per_element == memory.bits_per_element);
     // Tables of the device's own are counted too.
     CHECK(own_memory.bytes_per_token == Approx(memory.bytes_per_token).epsilon(0.02));

@@ -108,6 +108,16 @@ template <class Ref>
   return {};
 }
 
+/// Whether the device computes column sums of a policy.
+template <class Ref>
+inline constexpr bool sums_columns = Ref::policy::reindex != Reindex::cache_index;
+
+[[nodiscard]] inline Status no_columns() noexcept {
+  return error(StatusCode::unsupported,
+               "terse::cuda::attend: column sums under distances in the cache (cache-index "
+               "positions) are served on the host only");
+}
+
 template <class Ref>
 [[nodiscard]] Status check_attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
                                   const AttendParams& params, const AttendLimits& limits) noexcept {
@@ -130,6 +140,7 @@ template <class Ref>
                  "terse::cuda::attend: the policy's evictor takes no column sums; "
                  "sum_attention_columns gives those of any policy");
   }
+  if (!sums_columns<Ref>) return no_columns();
   if (out.lse_ln == nullptr) {
     return error(StatusCode::null_pointer,
                  "terse::cuda::attend: column sums are computed from lse_ln, which is null");

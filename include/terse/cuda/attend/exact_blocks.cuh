@@ -104,7 +104,8 @@ struct ExactBlocks : SealedBlocks<Config> {
           Exact::load(block + quarter * 32, pitch,
                       block + call.r.shape.exact_value_offset(0, pitch) + quarter * 16 * width * 2);
       std::uint64_t masks[tiles][2];
-      if (!Base::turns_prefix && s.work.exact_in_order && !is_sinks &&
+      const bool may_hold_prefix = Base::turns_prefix && entry < masked_entries(call.r);
+      if (s.work.exact_in_order && !is_sinks && !may_hold_prefix &&
           call.params.sliding_window_tokens == 0) {
         // Unsealed blocks hold their tokens in order, and the newest row sees all of them.
         const std::uint64_t live = call.r.live_mask(s.work.sequence, s.unit, entry);

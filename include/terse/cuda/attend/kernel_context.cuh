@@ -54,8 +54,9 @@ struct KernelContext {
   struct Shared {
     alignas(128) std::byte source[Source::shared_bytes];
     union {
-      alignas(128) std::byte exchange[exchange_bytes];  // [warp, tile, 1024] in read_sealed
-      float result[vectors][width];                     // in store
+      alignas(128)
+          std::byte exchange[exchange_bytes];  // [warp, tile, 1024] in read_sealed and read_prefix
+      float result[vectors][width];            // in store
     };
     alignas(128) __half ones[64];
     alignas(16) __half queries[vectors][query_stride];

@@ -44,8 +44,15 @@ struct PrefixTokens : ExactBlocks<Config> {
   __device__ void read_prefix(const Segment& s) {
     if (s.begin != 0 || terse::detail::prefix_end(call.r) == 0) return;
     __syncwarp();
+    int row = -1, steps = 0;
 #pragma unroll 1
-    for (int v = warp; v < s.vectors; v += warps) add_prefix(s, v);
+    for (int v = warp; v < s.vectors; v += warps) {
+      if (row_of(s, v) != row) {
+        row = row_of(s, v);
+        steps = steps_of(s, s.work.oldest + row);
+      }
+      add_prefix(s, v, steps);
+    }
   }
 
  private:
@@ -56,12 +63,12 @@ struct PrefixTokens : ExactBlocks<Config> {
     float base = -INFINITY, denominator = 0.0f;
   };
 
-  __device__ void add_prefix(const Segment& s, int v) {
+  __device__ void add_prefix(const Segment& s, int v, int steps) {
     const int sequence = s.work.sequence;
     const std::int64_t position = std::int64_t{s.work.oldest} + row_of(s, v);
     const std::int64_t end = terse::detail::prefix_end(call.r);
     Sums sums;
-    load_query(s, v, shift_of(sequence, s.unit, position), sums.query);
+    load_query(s, v, steps, sums.query);
     const int count = call.r.entry_count(sequence, s.list);
 #pragma unroll 1
     for (int e = 0; e < count && call.r.first_position(sequence, s.unit, e) < end; ++e) {
@@ -89,16 +96,16 @@ struct PrefixTokens : ExactBlocks<Config> {
   }
 
   /// As terse::detail::prefix_shift, by the lanes of a warp.
-  [[nodiscard]] __device__ int shift_of(int sequence, int unit, std::int64_t position) const {
+  [[nodiscard]] __device__ int steps_of(const Segment& s, int position) const {
     int live = 0;
-    const int count = call.r.entry_count(sequence, call.r.row_of_unit(unit));
+    const int sequence = s.work.sequence, count = call.r.entry_count(sequence, s.list);
     for (int e = lane.index; e < count; e += 32) {
-      live += count_ones(call.r.live_mask(sequence, unit, e) &
-                         call.r.before(sequence, unit, e, position + 1));
+      live += count_ones(call.r.live_mask(sequence, s.unit, e) &
+                         call.r.before(sequence, s.unit, e, std::int64_t{position} + 1));
     }
 #pragma unroll
     for (int d = 1; d < 32; d *= 2) live += __shfl_xor_sync(~0u, live, d);
-    return live - 1 - static_cast<int>(position);
+    return live - 1 - position;
   }
 
   /// The query of a vector, turned by `steps`, in units of log2 and in the keys' basis.
@@ -129,12 +136,13 @@ struct PrefixTokens : ExactBlocks<Config> {
 
   __device__ void add_tokens(Sums& sums, std::uint64_t bits, const std::byte* block) const {
     const CodecContext keys{Side::key, width}, values{Side::value, width};
+    const std::byte* key_block = block + call.r.shape.key_offset(0);
     const std::byte* value_block = block + call.r.shape.value_offset(0);
 #pragma unroll 1
     for (; bits != 0; bits &= bits - 1) {
       const int t = lowest_one(bits);
       add_token(
-          sums, [&](int c) { return K::decode(keys, block, t, c); },
+          sums, [&](int c) { return K::decode(keys, key_block, t, c); },
           [&](int c) { return V::decode(values, value_block, t, c); });
     }
   }
