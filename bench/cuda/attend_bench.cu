@@ -39,7 +39,7 @@ void attend_rows(benchmark::State& state, const BatchShape& batch) {
   const DeviceArray<F16> queries(host_queries), output(numbers);
   const cuda::AttendInputs in{
       device_parts.data(), parts, parts,
-      HeadRows::dense(queries.data(), Scalar::f16, batch.query_heads, batch.head_dim)};
+      HeadRows::dense(queries.data(), Scalar::f16, batch.query_heads, batch.head_dim), true};
   const cuda::AttendOutputs out{
       MutableHeadRows::dense(output.data(), Scalar::f16, batch.query_heads, batch.head_dim)};
   const auto bytes = cuda::attend_workspace_bytes(cache.view(0), in);

@@ -46,8 +46,13 @@ struct AttendKernel : Results<Config> {
     if (threadIdx.x < 64) shared.ones[threadIdx.x] = __float2half(1.0f);
     Source source(shared.source, warp, lane.index);
     // Everything before may overlap the end of the kernel before it in the stream.
-    wait_for_previous_kernel();
-    if (!divide_work<threads>(call, vectors, shared.work, shared.walk)) return;
+    const bool divides_early = call.lengths_are_settled;
+    if (!divides_early) wait_for_previous_kernel();
+    if (!divide_work<threads>(call, vectors, shared.work, shared.walk)) {
+      // The kernel behind this one relies on it that the one in front has ended.
+      if (divides_early) wait_for_previous_kernel();
+      return;
+    }
     RawQueries queries;
     // Turn i reads segment i and finds segment i + 2; turn -1 finds the first two.
 #pragma unroll 1
@@ -71,7 +76,10 @@ struct AttendKernel : Results<Config> {
         read_sealed(s, source, has_exact);
         if constexpr (Base::turns_prefix) read_prefix(s);
       }
-      if (!reads) __syncthreads();
+      if (!reads) {
+        __syncthreads();
+        if (divides_early) wait_for_previous_kernel();
+      }
       if (!is_last) {
         fetch_queries(next, queries);  // before the blocks, behind which they would wait
         source.begin(call, next, warp);

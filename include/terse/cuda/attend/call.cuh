@@ -25,6 +25,11 @@ struct AttendInputs {
   /// At least the sum of the parts' tokens; parts beyond it are left out.
   int num_rows = 0;
   HeadRows queries{};  ///< `[row, query_head, head_dim]`, device memory
+  /// No kernel that may still run when this one begins writes parts, or lengths and entry counts of
+  /// their sequences, as where append of the same step lies between begin_step and this call: the
+  /// work is then divided while that kernel ends. A sequence that it makes fail is still attended
+  /// to.
+  bool lengths_are_settled = false;
 };
 
 /// As terse::AttendOutputs, in device memory.
@@ -160,6 +165,7 @@ template <class Ref>
   call.num_rows = in.num_rows;
   call.queries = in.queries;
   call.params = params;
+  call.lengths_are_settled = in.lengths_are_settled;
   call.group = r.shape.query_heads / r.shape.kv_heads;
   call.scale = (params.softmax_scale > 0 ? params.softmax_scale
                                          : 1.0f / std::sqrt(static_cast<float>(r.shape.head_dim))) *

@@ -32,6 +32,7 @@ struct AttendCall {
   int group;    // query heads of a KV head
   float scale;  // of the logits, in units of log2
   int exact_places;
+  bool lengths_are_settled;
   float* partial_sums;     // [2 * grid, vector, width]
   float2* partial_states;  // [2 * grid, vector]: {base, denominator}
   unsigned* arrivals;      // [part, unit, tile]: zero between calls
