@@ -25,9 +25,11 @@ SessionMaker maker_of(Row row) {
     if (config.processor == Processor::cpu) {
       return std::make_unique<CacheSession<L, Policy, HostStorage>>(config, row(config));
     }
-    if constexpr (runs_on_device<Policy>)
+    if constexpr (runs_on_device<Policy>) {
       return make_device_session<L, Policy>(config, row(config));
-    throw InputError("attention on the device does not serve latents");
+    } else {
+      throw InputError("attention on the device does not serve latents");
+    }
   };
   return {make, runs_on_device<Policy>};
 }
