@@ -3,32 +3,17 @@
 #include <cstring>
 
 #include "cuda/cache_pair.cuh"
+#include "cuda/user_codec.cuh"
 
 using namespace terse;
 using namespace terse::tests;
 
-/// fp32, token by token; moves tokens by a function of its own.
-struct MovableCodec {
-  static constexpr Granularity granularity = Granularity::per_token;
-  TERSE_HOST_DEVICE static constexpr Record record(Side, int width) noexcept {
-    Record r;
-    r.add(static_cast<std::size_t>(width) * block_tokens * 4);
-    return r;
-  }
-  TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
-                                             std::byte* block) noexcept {
-    std::memcpy(block + token * context.width * 4, x, static_cast<std::size_t>(context.width) * 4);
-  }
+/// Moves tokens by a function of its own.
+struct MovableCodec : UserCodec {
   TERSE_HOST_DEVICE static void copy_token(const CodecContext& context, const std::byte* from,
                                            int from_token, std::byte* to, int to_token) noexcept {
-    std::memcpy(to + to_token * context.width * 4, from + from_token * context.width * 4,
-                static_cast<std::size_t>(context.width) * 4);
-  }
-  TERSE_HOST_DEVICE static float decode(const CodecContext& context, const std::byte* block,
-                                        int token, int channel) noexcept {
-    float x;
-    std::memcpy(&x, block + (token * context.width + channel) * 4, 4);
-    return x;
+    std::memcpy(to + to_token * context.width * 2, from + from_token * context.width * 2,
+                static_cast<std::size_t>(context.width) * 2);
   }
 };
 

@@ -25,10 +25,10 @@ struct AttendInputs {
   /// At least the sum of the parts' tokens; parts beyond it are left out.
   int num_rows = 0;
   HeadRows queries{};  ///< `[row, query_head, head_dim]`, device memory
-  /// No kernel that may still run when this one begins writes parts, or lengths and entry counts of
-  /// their sequences, as where append of the same step lies between begin_step and this call: the
-  /// work is then divided while that kernel ends. A sequence that it makes fail is still attended
-  /// to.
+  /// Of attend: no kernel that may still run when this one begins writes parts, or of their
+  /// sequences' tables anything but what append writes. That holds where append of the same step
+  /// lies between begin_step and this call. The work is then divided while that kernel ends; a
+  /// sequence that it makes fail is still attended to.
   bool lengths_are_settled = false;
 };
 
