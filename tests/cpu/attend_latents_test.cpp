@@ -3,22 +3,12 @@
 
 #include "support/cache_driver.hpp"
 #include "support/catch.hpp"
+#include "support/projection_factors.hpp"
 
 using namespace terse;
 using namespace terse::tests;
 
 namespace {
-
-struct Factors {
-  std::vector<float> key_up, value_up;
-  ProjectionFactors view;
-  Factors(int key_rank, int value_rank) {
-    Random random(3);
-    key_up = random.normals(static_cast<std::size_t>(4 * 64 * key_rank), 0.15f);
-    value_up = random.normals(static_cast<std::size_t>(4 * 64 * value_rank), 0.15f);
-    view = {key_rank, value_rank, key_up.data(), value_up.data()};
-  }
-};
 
 CacheConfig config() {
   return {.num_layers = 1,
@@ -34,7 +24,7 @@ CacheConfig config() {
 /// Against the oracle; and latent_output, projected here, must be the output.
 template <class P>
 void check(int key_rank, int value_rank, PolicyConfig<PolicyOf<P>> policy = {}) {
-  const Factors factors(key_rank, value_rank);
+  const Factors factors(4, 64, key_rank, value_rank);
   policy.factors = {&factors.view, 1};
   Driver<PagedLayout<>, P> d(config(), policy);
   const SequenceId s = d.create();

@@ -201,8 +201,16 @@ TEST_CASE("codecs that no kernel knows on host and device", "[cuda][twin]") {
 TEST_CASE("latents on host and device", "[cuda][twin]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   using P = Compose<Kivi2R64, PaluJoint>;
-  constexpr int rank = 48, heads = 2, dim = 32;
-  const std::vector<float> up = Random(4).normals(heads * dim * rank, 0.2f);
+  constexpr int heads = 2, dim = 32;
+  // 64 tokens of the wider ones take more shared memory than every device has.
+  const int rank = GENERATE(48, 512);
+  int device = 0, most = 0;
+  REQUIRE(cudaGetDevice(&device) == cudaSuccess);
+  REQUIRE(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device) ==
+          cudaSuccess);
+  if (rank == 512 && most < 160 * 1024) return;
+  const std::vector<float> up =
+      Random(4).normals(static_cast<std::size_t>(heads * dim * rank), 0.2f);
   const ProjectionFactors factors[] = {{rank, rank, up.data(), up.data()},
                                        {rank, rank, up.data(), up.data()}};
   CacheConfig config = twin_config(dim);
@@ -211,7 +219,7 @@ TEST_CASE("latents on host and device", "[cuda][twin]") {
   policy.factors = factors;
   Twin<PagedLayout<>, P> twin(config, {policy});
   TwinRun<Twin<PagedLayout<>, P>> calls(twin, 23);
-  REQUIRE(calls.go(150) == "");
+  REQUIRE(calls.go(rank == 48 ? 150 : 60) == "");
 }
 
 TEST_CASE("two policy classes on host and device", "[cuda][twin]") {

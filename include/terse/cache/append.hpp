@@ -15,13 +15,17 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Keys and values of a step's tokens, rows in the order of the step's parts.
 ///
-/// Without a projector keys and values are `[row, kv_head, head_dim]`, keys after RoPE. With one
-/// they are latents `[row, group, rank]`, groups of the projector in the order of the heads.
-/// Magnitudes above 65504 are stored as 65504; NaN and infinities are refused.
+/// Without a projector keys and values are `[row, kv_head, head_dim]`, keys after RoPE unless
+/// `rope` is given. With one they are latents `[row, group, rank]`, groups of the projector in the
+/// order of the heads, keys before RoPE. Magnitudes above 65504 are stored as 65504; NaN and
+/// infinities are refused.
 struct AppendInputs {
   HeadRows keys{};
   HeadRows values{};
   HeadRows gate_logits{};  ///< `[row, kv_head]` (one channel); only for Signal::gate_logit
+  /// If given, keys come before RoPE: they are turned to their positions as CacheConfig::rope says,
+  /// in fp32, by this table, and then stored. It must hold every position of the step.
+  RopeTable rope{};
 };
 
 namespace detail {
@@ -47,13 +51,18 @@ namespace detail {
   return true;
 }
 
+/// Limits a vector to what 16 bits hold.
+inline void limit(float* x, int channels) noexcept {
+  for (int c = 0; c < channels; ++c) x[c] = clamp(x[c], -f16_max, f16_max);
+}
+
 /// Writes one vector: to the open block, or to the tail and the sinks, in the codec's basis.
 template <class CodecPart, class Store>
 void write_vector(Store& store, const typename Store::Ref& r, Side side, int sequence, int unit,
                   int stream, int entry, std::int64_t position, float* x) noexcept {
   const ClassShape& shape = store.shape;
   const CodecContext context{side, side == Side::key ? shape.key_width : shape.value_width};
-  for (int c = 0; c < context.width; ++c) x[c] = clamp(x[c], -f16_max, f16_max);
+  limit(x, context.width);
   to_basis<CodecPart>(context, x);
   const auto exact_offset = [&](int tokens) {
     return side == Side::key ? shape.exact_key_offset(stream, tokens)
@@ -139,6 +148,10 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
       float* x = store.vectors;
       for (int s = 0; s < shape.unit.key_streams; ++s) {
         in.keys.load(row0 + i, u * shape.unit.key_streams + s, shape.key_width, x);
+        if (in.rope.turns != nullptr) {
+          limit(x, shape.key_width);
+          turn(r.rope, in.rope.turns + position * r.rope.rotary_dim, x);
+        }
         write_vector<KeyCodec>(store, r, Side::key, sequence, u, s, entry, position, x);
       }
       for (int s = 0; s < shape.unit.value_streams; ++s) {
@@ -189,6 +202,28 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
   return {};
 }
 
+/// Checks a table of turns for keys that are stored up to position `end`.
+template <class Ref>
+[[nodiscard]] Status check_rope_table(const Ref& r, const RopeTable& table,
+                                      std::int64_t end) noexcept {
+  if (table.turns == nullptr) return {};
+  if (Ref::policy::projects) {
+    return error(StatusCode::invalid_argument,
+                 "terse::KVCache::append: latents of keys are stored before RoPE; give no table");
+  }
+  if (r.rope.rotary_dim == 0) {
+    return error(StatusCode::invalid_argument,
+                 "terse::KVCache::append: a table of turns needs CacheConfig::rope");
+  }
+  if (table.positions < end) {
+    return error(StatusCode::invalid_argument,
+                 "terse::KVCache::append: the table of turns ends before the step's last position; "
+                 "detail: positions needed",
+                 end);
+  }
+  return {};
+}
+
 /// Appends the tokens of all parts of a step to one slot, or nothing.
 template <class Store>
 Status append_to_slot(Store& store, int slot, Span<const StepPart> parts,
@@ -205,8 +240,13 @@ Status append_to_slot(Store& store, int slot, Span<const StepPart> parts,
   if constexpr (Store::Ref::policy::signal == Signal::gate_logit) {
     if (status.ok()) status = check_append_input(in.gate_logits, rows, shape.kv_heads, 1);
   }
-  if (!status.ok()) return status;
   const auto r = store.ref(slot);
+  for (const StepPart& part : parts) {
+    if (!status.ok()) return status;
+    const std::int64_t end = r.sequences[part.sequence.index].length_tokens + part.tokens;
+    status = check_rope_table(r, in.rope, end);
+  }
+  if (!status.ok()) return status;
   std::int64_t row = 0;
   for (const StepPart& part : parts) {
     append_sequence(store, r, part.sequence.index, part.tokens, row, in);

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
+#include "terse/core/math.hpp"
 #include "terse/core/status.hpp"
 
 namespace terse {
@@ -75,14 +76,21 @@ inline void fill_turn(const RopeSpec& rope, double positions, float* turns) noex
   }
 }
 
-/// Turns pair `i` of `vector [channel]` in place.
+/// A caller's table of the turns of positions 0 to `positions` - 1, where the keys are.
+struct RopeTable {
+  const float* turns = nullptr;  ///< `[position, pair, 2]`: what fill_turn writes for each
+  std::int64_t positions = 0;
+};
+
+/// Turns pair `i` of `vector [channel]` in place. Rounded in one way everywhere: codes come from
+/// it.
 TERSE_HOST_DEVICE inline void turn_pair(const RopeSpec& rope, int i, float cosine, float sine,
                                         float* vector) noexcept {
   float& a = vector[rope.first_channel(i)];
   float& b = vector[rope.second_channel(i)];
   const float x = a, y = b;
-  a = x * cosine - y * sine;
-  b = x * sine + y * cosine;
+  a = fused_multiply_add(x, cosine, -rounded_product(y, sine));
+  b = fused_multiply_add(x, sine, rounded_product(y, cosine));
 }
 
 /// Turns `vector [channel]` in place by what fill_turn wrote.

@@ -186,6 +186,12 @@ struct AppendKernel {
           (is_key && stream == 0 && !gates_are_finite(unit, from, tile.count))) {
         return fail(StatusCode::not_finite);
       }
+      if constexpr (!Policy::projects) {
+        if (is_key && call.in.rope.turns != nullptr) {
+          if (to > call.in.rope.positions) return fail(StatusCode::invalid_argument);
+          rotate_tile(tile, context.width, r.rope, call.in.rope, from);
+        }
+      }
       turn_tile<C>(context, tile);
       if (is_key && stream == 0) describe(unit, entry, first, tile);
       if (exact != nullptr) {

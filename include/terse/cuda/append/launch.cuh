@@ -12,14 +12,12 @@
 #include "terse/cuda/append/append_kernel.cuh"
 #include "terse/cuda/device_ref.cuh"
 #include "terse/cuda/launch.cuh"
+#include "terse/cuda/tuning.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
-
-/// Shared memory that every device has which terse's kernels run on.
-inline constexpr std::size_t most_append_shared_bytes = 99 * 1024;
 
 /// Most blocks of a part that thread blocks take side by side.
 inline constexpr int most_parallel_blocks = 1024;
@@ -42,15 +40,30 @@ inline constexpr int most_parallel_blocks = 1024;
   return {};
 }
 
-/// Whether blocks of this shape can be encoded on every device.
+inline constexpr const char* wide_streams =
+    "terse::cuda::KVCache: 64 tokens of a stream do not fit a thread block's shared memory; "
+    "detail: "
+    "bytes needed";
+
+/// Whether blocks of this shape can be encoded on some device.
 template <class Ref>
 [[nodiscard]] Status check_append(const ClassShape& shape) noexcept {
   const std::size_t need = append_shared_bytes<Ref>(shape, block_tokens, most_append_threads);
-  if (need <= most_append_shared_bytes) return {};
-  return error(StatusCode::unsupported,
-               "terse::cuda::KVCache: 64 tokens of a stream do not fit a thread block's shared "
-               "memory; detail: bytes needed of 101376",
-               static_cast<std::int64_t>(need));
+  if (need <= static_cast<std::size_t>(most_shared_bytes(Hardware::hopper))) return {};
+  return error(StatusCode::unsupported, wide_streams, static_cast<std::int64_t>(need));
+}
+
+/// Lets the kernel have the device's shared memory, if `need` bytes are not more.
+template <class Ref>
+[[nodiscard]] Status allow_append(std::size_t need) noexcept {
+  return allow_shared_bytes(append_kernel<Ref>, need, wide_streams,
+                            "terse::cuda::KVCache: the program holds no code for this device");
+}
+
+/// Whether blocks of this shape can be encoded on the current device.
+template <class Ref>
+[[nodiscard]] Status check_append_here(const ClassShape& shape) noexcept {
+  return allow_append<Ref>(append_shared_bytes<Ref>(shape, block_tokens, most_append_threads));
 }
 
 /// Launches an append of `call.num_rows` rows in `call.num_parts` parts.
@@ -81,18 +94,10 @@ template <class Ref>
   const int threads = shape.open && call.most_tokens < 8 ? 128
                       : is_small                         ? most_append_threads
                                                          : 256;
-  // The limit is the kernel's, not the launch's, so it is the same for all caches and threads.
-  if (Status s = to_status(
-          cudaFuncSetAttribute(append_kernel<Ref>, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                               static_cast<int>(most_append_shared_bytes)),
-          "terse::cuda::KVCache::append: the program holds no code for this "
-          "device");
-      !s.ok()) {
-    return s;
-  }
-  return launch_kernel({grid, threads, append_shared_bytes<Ref>(shape, call.most_tokens, threads)},
-                       stream, "terse::cuda::KVCache::append: the launch failed",
-                       append_kernel<Ref>, call);
+  const std::size_t bytes = append_shared_bytes<Ref>(shape, call.most_tokens, threads);
+  if (Status s = allow_append<Ref>(bytes); !s.ok()) return s;
+  return launch_kernel({grid, threads, bytes}, stream,
+                       "terse::cuda::KVCache::append: the launch failed", append_kernel<Ref>, call);
 }
 
 }  // namespace detail

@@ -11,6 +11,7 @@
 #include "terse/config.hpp"
 #include "terse/core/head_rows.hpp"
 #include "terse/core/math.hpp"
+#include "terse/core/rope.hpp"
 #include "terse/core/scalar.hpp"
 #include "terse/policy/identity.hpp"
 #include "terse/quant/fp8.hpp"
@@ -137,6 +138,25 @@ template <class T>
     finite = load_vectors<BF16>(in, first_row, head, width, tile);
   }
   return __syncthreads_and(finite ? 1 : 0) != 0;
+}
+
+/// Turns the tile's keys, of positions from `position` on, by a table. By all threads, which meet
+/// at the end.
+static __device__ void rotate_tile(const TokenTile& tile, int width, const RopeSpec& rope,
+                                   const RopeTable& table, int position) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
+  for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.count; row += warps) {
+    float* x = tile.row(tile.first + row);
+    const auto* turns = reinterpret_cast<const float2*>(table.turns + std::int64_t{position + row} *
+                                                                          rope.rotary_dim);
+    for (int i = lane; i < rope.rotary_dim / 2; i += 32) {
+      const float2 turn = __ldg(turns + i);
+      turn_pair(rope, i, turn.x, turn.y, x);
+    }
+    __syncwarp();
+    for (int c = lane; c < width; c += 32) x[c] = clamp(x[c], -f16_max, f16_max);
+  }
+  __syncthreads();
 }
 
 /// `x [i * along]` as eight fp16 numbers.

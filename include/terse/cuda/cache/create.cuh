@@ -21,14 +21,16 @@ namespace detail {
 /// it, because the pool's tables are the mirror's alone.
 inline constexpr std::uint64_t device_magic = 0x3130564454535254ull;  // "TRSTDV01"
 
-template <class State, std::size_t... I>
+/// Whether some device, or with `Here` the current one, can encode the blocks of all classes.
+template <class State, bool Here, std::size_t... I>
 [[nodiscard]] Status check_shapes(const MemoryPlan& plan, std::index_sequence<I...>) {
-  using L = typename State::layout;
+  const auto check = [&]<std::size_t K>() {
+    using Ref = KVCacheRef<typename State::layout, typename State::Classes::template At<K>>;
+    const ClassShape& shape = plan.classes[K].shape;
+    return Here ? check_append_here<Ref>(shape) : check_append<Ref>(shape);
+  };
   Status status{};
-  ((status = status.ok() ? check_append<KVCacheRef<L, typename State::Classes::template At<I>>>(
-                               plan.classes[I].shape)
-                         : status),
-   ...);
+  ((status = status.ok() ? check.template operator()<I>() : status), ...);
   return status;
 }
 
@@ -48,10 +50,8 @@ template <class State>
   const Expected<MemoryPlan> planned =
       terse::detail::plan_cache<decltype(State::cache)>(config, policies);
   if (!planned.ok()) return planned.status();
-  if (Status s = check_shapes<State>(*planned, std::make_index_sequence<State::Classes::size>{});
-      !s.ok()) {
-    return s;
-  }
+  constexpr std::make_index_sequence<State::Classes::size> classes{};
+  if (Status s = check_shapes<State, false>(*planned, classes); !s.ok()) return s;
   CachePlan result;
   result.host = *planned;
   result.pages_bytes = planned->pages_bytes;
@@ -73,6 +73,8 @@ template <class State>
                                             const typename State::Classes::Configs& policies) {
   const Expected<CachePlan> plan = plan_device_cache<State>(config, policies);
   if (!plan.ok()) return plan.status();
+  constexpr std::make_index_sequence<State::Classes::size> classes{};
+  if (Status s = check_shapes<State, true>(plan->host, classes); !s.ok()) return s;
   if (Status s = refuse_capture(stream); !s.ok()) return s;
   if (Status s = terse::detail::check_buffer(buffers.state, plan->state_bytes); !s.ok()) return s;
   if (Status s = terse::detail::check_buffer(buffers.mirror, plan->mirror_bytes); !s.ok()) return s;

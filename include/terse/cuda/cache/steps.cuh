@@ -59,8 +59,14 @@ template <class State, class Store>
   call.slot = slot_of_all;
   call.num_parts = state.cache.num_parts;
   for (int i = 0; i < state.cache.num_parts; ++i) {
-    call.num_rows += state.cache.parts[i].tokens;
-    call.most_tokens = std::max(call.most_tokens, state.cache.parts[i].tokens);
+    const StepPart& part = state.cache.parts[i];
+    call.num_rows += part.tokens;
+    call.most_tokens = std::max(call.most_tokens, part.tokens);
+    const std::int64_t length = state.cache.sequences[part.sequence.index].length_tokens;
+    if (Status s = terse::detail::check_rope_table(call.r, inputs.rope, length + part.tokens);
+        !s.ok()) {
+      return s;
+    }
   }
   return append_on_device(call, stream);
 }
