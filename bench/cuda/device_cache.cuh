@@ -8,6 +8,7 @@
 #include <numeric>
 #include <random>
 #include <stdexcept>
+#include <tuple>
 #include <vector>
 
 #include "terse/cuda/attend.cuh"
@@ -76,6 +77,7 @@ struct BatchShape {
   int kv_heads = 8;
   int head_dim = 128;
   std::vector<int> lengths;
+  int rank = 256;  ///< of each latent, where the policy stores some
 };
 
 template <class Policy>
@@ -92,8 +94,21 @@ class DeviceCache {
                        .max_sequences = static_cast<int>(batch.lengths.size()),
                        .max_tokens = longest,
                        .max_step_tokens = 1};
-    const auto plan = Cache::plan(config);
+    typename Cache::Configs policies;
+    std::vector<float> host_up;
+    ProjectionFactors host_factors{batch.rank, batch.rank, nullptr, nullptr};
+    if constexpr (Policy::projects) {
+      config.rope.rotary_dim = batch.head_dim;
+      host_up.resize(static_cast<std::size_t>(batch.kv_heads * batch.head_dim * batch.rank));
+      std::mt19937 random(5);
+      std::normal_distribution<float> normal(0.0f, 0.06f);
+      for (float& x : host_up) x = normal(random);
+      host_factors.key_up = host_factors.value_up = host_up.data();
+      std::get<0>(policies).factors = {&host_factors, 1};
+    }
+    const auto plan = Cache::plan(config, policies);
     must(plan.status());
+    up_ = DeviceArray<float>(host_up);
     shape_ = plan->classes[0].shape;
     std::size_t pages = 0;
     for (const int length : batch.lengths) pages += static_cast<std::size_t>(blocks_of(length));
@@ -193,6 +208,10 @@ class DeviceCache {
       r.page_table = table_.data() + static_cast<std::size_t>(c) * sequences * entries;
       r.live = live_.data();
       r.first_positions = first_.data();
+      if constexpr (Policy::projects) {
+        r.rope.rotary_dim = shape_.head_dim;
+        r.factors = {batch_.rank, batch_.rank, up_.data(), up_.data()};
+      }
       views_.push_back(r);
     }
   }
@@ -206,6 +225,7 @@ class DeviceCache {
   DeviceArray<std::int32_t> counts_, first_, table_;
   DeviceArray<std::uint64_t> live_;
   DeviceArray<std::byte> pages_, tails_;
+  DeviceArray<float> up_;  ///< `[kv_head, channel, rank]`
 };
 
 }  // namespace terse::bench

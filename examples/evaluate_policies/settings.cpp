@@ -18,16 +18,11 @@ std::vector<std::string> all_names() {
   return names;
 }
 
-/// Whether a row can run where the settings want it. One that the user has named must.
-bool can_run(const Settings& s, const PolicyRow& row) {
-  return s.processor == Processor::cpu || row.make_session.runs_on_device;
-}
-
 /// The rows that were not named one by one: all, or the short table.
-std::vector<std::string> rows_of_table(const Settings& s, bool all) {
+std::vector<std::string> rows_of_table(bool all) {
   std::vector<std::string> names;
   for (const PolicyRow& row : policy_rows()) {
-    if ((all || row.in_default) && can_run(s, row)) names.push_back(row.name);
+    if (all || row.in_default) names.push_back(row.name);
   }
   return names;
 }
@@ -85,8 +80,7 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
       .integer("speed-steps", "N", &s->speed_steps, {0, 10000},
                "tokens decoded to measure speed at a full window; 0: no speed")
       .choice("device", "NAME", {"cpu", "cuda"}, &device,
-              "cuda: caches lie on the GPU, and cuBLAS makes the model's products. Policies with "
-              "latents are left out, or refused where they are named")
+              "cuda: caches lie on the GPU, and cuBLAS makes the model's products")
       .integer("threads", "N", &s->threads, {0, 1024}, "threads; 0: one for each processor");
   parser.section("Output")
       .text("csv", "FILE", &s->csv_path, "write the table as CSV")
@@ -114,16 +108,10 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
     if (!parser.given("windows")) s->windows = 5;
     if (!s->passkeys_given) s->passkeys = 12;
   }
-  for (const std::string& name : s->policies) {
-    if (name != "all" && !can_run(*s, policy_row(name))) {
-      throw InputError("--device cuda cannot run '" + name +
-                       "': attention on the device does not serve latents");
-    }
-  }
   const bool wants_all =
       std::find(s->policies.begin(), s->policies.end(), "all") != s->policies.end() ||
       (s->full && s->policies.empty());
-  if (wants_all || s->policies.empty()) s->policies = rows_of_table(*s, wants_all);
+  if (wants_all || s->policies.empty()) s->policies = rows_of_table(wants_all);
   if (s->threads == 0) {
     s->threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }

@@ -80,9 +80,11 @@ struct DeviceBuffers {
 /// Everything that attention on the device takes, over a copy of `host`'s buffers.
 template <class Ref>
 struct DeviceCall {
-  std::size_t rows = 0, heads, channels;
+  std::size_t rows = 0, heads, channels;  ///< channels of a query
+  int output_channels;
   DeviceBuffers device;
   Ref view;
+  DeviceBytes key_up, value_up;
   DeviceBytes parts, queries, output, lse, column_sums, sink_logits;
   cuda::AttendInputs in;
   AttendParams params;
@@ -91,13 +93,24 @@ struct DeviceCall {
              const std::vector<float>& of_queries, const AttendParams& of_params)
       : heads(static_cast<std::size_t>(r.shape.query_heads)),
         channels(static_cast<std::size_t>(r.shape.head_dim)),
+        output_channels(of_params.latent_output ? r.shape.value_width : r.shape.head_dim),
         device(host),
         view(cuda::rebase(r, host, device.view())),
         parts(DeviceBytes::copy_of(of_parts.data(), of_parts.size())),
         queries(DeviceBytes::copy_of(of_queries.data(), of_queries.size())),
         params(of_params) {
     for (const StepPart& part : of_parts) rows += static_cast<std::size_t>(part.tokens);
-    output = DeviceBytes(rows * heads * channels * sizeof(float));
+    output = DeviceBytes(rows * heads * static_cast<std::size_t>(output_channels) * sizeof(float));
+    if constexpr (Ref::policy::projects) {
+      const auto copy = [&](const float* up, int rank) {
+        return DeviceBytes::copy_of(up, static_cast<std::size_t>(r.shape.kv_heads) * channels *
+                                            static_cast<std::size_t>(rank));
+      };
+      key_up = copy(r.factors.key_up, r.shape.key_width);
+      value_up = copy(r.factors.value_up, r.shape.value_width);
+      view.factors.key_up = key_up.template as<float>();
+      view.factors.value_up = value_up.template as<float>();
+    }
     lse = DeviceBytes(rows * heads * sizeof(float));
     column_sums =
         DeviceBytes(of_parts.size() * static_cast<std::size_t>(r.shape.unit.units) *
@@ -120,10 +133,9 @@ struct DeviceCall {
     if (!need.ok()) return need.status();
     const DeviceBytes workspace(*need);
     if (Status s = cuda::clear_workspace(workspace.span(), nullptr); !s.ok()) return s;
-    const cuda::AttendOutputs out{
-        MutableHeadRows::dense(output.as<float>(), Scalar::f32, static_cast<int>(heads),
-                               static_cast<int>(channels)),
-        lse.as<float>(), wants_sums ? column_sums.as<float>() : nullptr};
+    const cuda::AttendOutputs out{MutableHeadRows::dense(output.as<float>(), Scalar::f32,
+                                                         static_cast<int>(heads), output_channels),
+                                  lse.as<float>(), wants_sums ? column_sums.as<float>() : nullptr};
     if (Status s = cuda::attend<Dims>(view, in, out, workspace.span(), params, nullptr, limits);
         !s.ok()) {
       return s;

@@ -33,7 +33,9 @@ class DeviceStorage {
   DeviceStorage& operator=(const DeviceStorage&) = delete;
   ~DeviceStorage() { cudaStreamDestroy(stream_); }
 
-  void start(const CacheConfig& config, const typename Cache::Configs& policies) {
+  void start(const CacheConfig& config, typename Cache::Configs policies) {
+    const auto factors = upload_factors(config, std::get<0>(policies));
+    std::get<0>(policies).factors = {factors.data(), factors.size()};
     const auto plan = Cache::plan(config, policies);
     check(plan.status());
     pages_.resize(plan->pages_bytes);
@@ -114,6 +116,21 @@ class DeviceStorage {
  private:
   static constexpr bool observes = PolicyOf<Policy>::signal == Signal::column_sum;
 
+  /// A projector's factors as they are, in device memory. `[slot]`
+  std::vector<ProjectionFactors> upload_factors(const CacheConfig& config,
+                                                const PolicyConfig<PolicyOf<Policy>>& policy) {
+    std::vector<ProjectionFactors> result;
+    factors_.clear();
+    for (const ProjectionFactors& f : policy.factors) {
+      const auto upload_up = [&](const float* up, int rank) {
+        return upload(factors_.emplace_back(), up, config.num_kv_heads * config.head_dim * rank);
+      };
+      result.push_back({f.key_rank, f.value_rank, upload_up(f.key_up, f.key_rank),
+                        upload_up(f.value_up, f.value_rank)});
+    }
+    return result;
+  }
+
   template <class T>
   T* upload(DeviceBuffer& buffer, const T* from, int count) {
     const auto elements = static_cast<std::size_t>(count);
@@ -125,6 +142,7 @@ class DeviceStorage {
   cudaStream_t stream_ = nullptr;
   DeviceBuffer pages_, tails_, state_, workspace_;
   AlignedMemory mirror_;
+  std::vector<DeviceBuffer> factors_;
   DeviceBuffer parts_, keys_, values_, queries_, output_, lse_;
   std::vector<DeviceBuffer> sums_;  ///< `[layer]`, of the step in progress
   std::vector<int> observed_;       ///< layers that have some

@@ -1,4 +1,4 @@
-/// The policies of policy_rows that run on the device: a row's new one is added here, or programs
+/// The policies of policy_rows: a row's new one is added here, or programs
 /// do not link. Their kernels take long to compile, so they are divided among source files, each of
 /// which has one of these lists.
 #pragma once
@@ -32,3 +32,8 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, H2O)                \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Int8, H2O>) \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Int4Rotated, H2O>)
+
+#define TERSE_EXAMPLE_LATENT_SESSIONS                                   \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, PaluJoint)                       \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Compose<PaluJoint, Int4Rotated>) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Compose<PaluJoint, Int4Rotated, H2O>)

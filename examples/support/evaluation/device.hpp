@@ -31,10 +31,6 @@ inline void check_on_device(const LlamaConfig& model) {
 /// device; inputs and outputs are the host's. Any number of threads may call it, in turn.
 [[nodiscard]] std::unique_ptr<MatrixProducts> make_device_products();
 
-/// Whether attention on the device serves a policy.
-template <class Policy>
-inline constexpr bool runs_on_device = !PolicyOf<Policy>::projects;
-
 /// A session whose cache lies on the device, for the policies of policy_rows that
 /// device/session_list.hpp names.
 template <Layout L, class Policy>

@@ -21,15 +21,8 @@ struct FactorRequest {
   friend auto operator<=>(const FactorRequest&, const FactorRequest&) = default;
 };
 
-/// Makes sessions of one row.
-struct SessionMaker {
-  std::function<std::unique_ptr<Session>(const SessionConfig&)> make;
-  bool runs_on_device = false;  ///< serves Processor::cuda
-
-  [[nodiscard]] std::unique_ptr<Session> operator()(const SessionConfig& config) const {
-    return make(config);
-  }
-};
+/// Makes sessions of one row, on either processor.
+using SessionMaker = std::function<std::unique_ptr<Session>(const SessionConfig&)>;
 
 /// A named row of the table.
 struct PolicyRow {

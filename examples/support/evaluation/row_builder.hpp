@@ -11,7 +11,6 @@
 #include "evaluation/device.hpp"
 #include "evaluation/host_storage.hpp"
 #include "evaluation/policies.hpp"
-#include "report/input_error.hpp"
 
 namespace terse::examples {
 
@@ -21,17 +20,12 @@ using PerHead = PagedLayout<HeadPaging::per_head>;
 /// A maker of sessions for a policy; `row(config)` gives its SessionPolicy.
 template <Layout L, class Policy, class Row>
 SessionMaker maker_of(Row row) {
-  const auto make = [row](const SessionConfig& config) -> std::unique_ptr<Session> {
-    if (config.processor == Processor::cpu) {
-      return std::make_unique<CacheSession<L, Policy, HostStorage>>(config, row(config));
-    }
-    if constexpr (runs_on_device<Policy>) {
+  return [row](const SessionConfig& config) -> std::unique_ptr<Session> {
+    if (config.processor == Processor::cuda) {
       return make_device_session<L, Policy>(config, row(config));
-    } else {
-      throw InputError("attention on the device does not serve latents");
     }
+    return std::make_unique<CacheSession<L, Policy, HostStorage>>(config, row(config));
   };
-  return {make, runs_on_device<Policy>};
 }
 
 /// A maker of sessions for a policy that drops nothing.

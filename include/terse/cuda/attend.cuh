@@ -2,7 +2,8 @@
 ///
 /// One launch of a fixed grid serves any lengths: who does what is decided on the device
 /// (attend/work_division.cuh), so a captured graph may be replayed after the lengths have changed.
-/// Codes are operands of the tensor cores as they are stored (attend/affine_keys.cuh).
+/// Codes are operands of the tensor cores as they are stored (attend/affine_keys.cuh). Latents have
+/// kernels of their own (attend/latent_kernel.cuh), for any head dimension.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +14,7 @@
 #include "terse/cuda/attend/call.cuh"
 #include "terse/cuda/attend/launch.cuh"
 #include "terse/cuda/attend/launch_columns.cuh"
+#include "terse/cuda/attend/launch_latents.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -68,7 +70,9 @@ Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* 
     return error(StatusCode::null_pointer,
                  "terse::cuda::sum_attention_columns: lse_ln or column_sums is null");
   }
-  if constexpr (detail::sums_columns<Ref>) {
+  if constexpr (Ref::policy::projects) {
+    return detail::columns_of_latents(r, in, lse_ln, column_sums, params, stream);
+  } else if constexpr (detail::sums_columns<Ref>) {
     return detail::with_head_dim(Dims{}, r, params, [&]<int Dim>() {
       return detail::columns_of_width<Dim>(r, in, lse_ln, column_sums, params, stream);
     });
@@ -81,33 +85,39 @@ Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* 
 /// `stream`: one launch, and one more for column sums; no allocation, no synchronisation,
 /// capturable.
 ///
-/// `r` is a view with device pointers (rebase), and so are params.sink_logits. `workspace`:
-/// attend_workspace_bytes, 128-byte aligned device memory, cleared once by clear_workspace for
-/// caches of one head dimension, used by one call at a time. Rows that see nothing give zeros and
-/// lse_ln = -inf. Outputs are within 2e-3 of exact arithmetic on the decoded codes, relative L2
+/// `r` is a view with device pointers (rebase, which leaves a projector's factors: they must be
+/// device memory too), and so are params.sink_logits. `workspace`: attend_workspace_bytes, 128-byte
+/// aligned device memory, cleared once by clear_workspace for caches of one head dimension or, with
+/// a projector, one rank of values; used by one call at a time. Rows that see nothing give zeros
+/// and lse_ln = -inf. Outputs are within 2e-3 of exact arithmetic on the decoded codes, relative L2
 /// (docs/arithmetic.md), and the same from run to run.
 template <class Dims = AllHeadDims, class Ref>
 Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
               Span<std::byte> workspace, const AttendParams& params, cudaStream_t stream,
               const AttendLimits& limits = {}) noexcept {
   if (Status s = detail::check_attend(r, in, out, params, limits); !s.ok()) return s;
-  const int tiles = detail::tiles_for(r.shape.head_dim, detail::most_vectors(r, in));
-  return detail::with_head_dim(Dims{}, r, params, [&]<int Dim>() {
-    Status status{};
-    if constexpr (Dim <= 128) {
-      status = tiles == 2
-                   ? detail::attend_tiles<Dim, 2>(r, in, out, params, workspace, stream, limits)
-                   : detail::attend_tiles<Dim, 1>(r, in, out, params, workspace, stream, limits);
-    } else {
-      status = detail::attend_tiles<Dim, 1>(r, in, out, params, workspace, stream, limits);
-    }
-    if constexpr (Ref::policy::signal == Signal::column_sum && detail::sums_columns<Ref>) {
-      if (status.ok() && out.column_sums != nullptr) {
-        status = detail::columns_of_width<Dim>(r, in, out.lse_ln, out.column_sums, params, stream);
+  if constexpr (Ref::policy::projects) {
+    return detail::attend_latents(r, in, out, workspace, params, stream, limits);
+  } else {
+    const int tiles = detail::tiles_for(r.shape.head_dim, detail::most_vectors(r, in));
+    return detail::with_head_dim(Dims{}, r, params, [&]<int Dim>() {
+      Status status{};
+      if constexpr (Dim <= 128) {
+        status = tiles == 2
+                     ? detail::attend_tiles<Dim, 2>(r, in, out, params, workspace, stream, limits)
+                     : detail::attend_tiles<Dim, 1>(r, in, out, params, workspace, stream, limits);
+      } else {
+        status = detail::attend_tiles<Dim, 1>(r, in, out, params, workspace, stream, limits);
       }
-    }
-    return status;
-  });
+      if constexpr (Ref::policy::signal == Signal::column_sum && detail::sums_columns<Ref>) {
+        if (status.ok() && out.column_sums != nullptr) {
+          status =
+              detail::columns_of_width<Dim>(r, in, out.lse_ln, out.column_sums, params, stream);
+        }
+      }
+      return status;
+    });
+  }
 }
 
 }  // namespace cuda

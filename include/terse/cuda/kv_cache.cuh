@@ -242,8 +242,8 @@ class KVCache {
 
   // --- views ---------------------------------------------------------------------------------
 
-  /// The view of a layer that attend takes: its pointers are the device's, but for a projector's
-  /// factors. Precondition: 0 <= i < num_layers.
+  /// The view of a layer that attend takes. A projector's factors are those given to create: for
+  /// attend, device memory. Precondition: 0 <= i < num_layers.
   [[nodiscard]] Ref<0> layer(int i) const noexcept requires(num_classes == 1) {
     return state_.view(std::get<0>(state_.cache.stores), place(i).slot);
   }

@@ -15,6 +15,8 @@ inline constexpr int block_tokens = 64;
 
 /// Every record, stream and page starts at a multiple of this many bytes.
 inline constexpr std::size_t record_align_bytes = 128;
+/// And every section of a record at a multiple of this many.
+inline constexpr std::size_t section_align_bytes = 16;
 
 enum class Side : std::uint8_t { key, value };
 
@@ -31,12 +33,12 @@ struct Record {
   int num_sections = 0;
   std::size_t bytes = 0;  ///< stored size, padding to record_align_bytes included
 
-  /// Appends a section of `section_bytes`, aligned to 16 bytes.
+  /// Appends a section of `section_bytes`, aligned to section_align_bytes.
   TERSE_HOST_DEVICE constexpr void add(std::size_t section_bytes) noexcept {
     const std::size_t end = num_sections == 0 ? 0
                                               : sections[num_sections - 1].offset_bytes +
                                                     sections[num_sections - 1].bytes;
-    sections[num_sections] = {round_up(end, std::size_t{16}), section_bytes};
+    sections[num_sections] = {round_up(end, section_align_bytes), section_bytes};
     bytes = round_up(sections[num_sections].offset_bytes + section_bytes, record_align_bytes);
     ++num_sections;
   }

@@ -163,15 +163,18 @@ struct AffineGroup {
   TERSE_HOST_DEVICE static float decode(const CodecContext& context, const std::byte* block,
                                         int token, int channel) noexcept {
     constexpr AffineFormat format = affine_format;
-    const Record r = record(context.side, context.width);
     const unsigned code =
         load_code<S.bits>(block, code_place<S.bits>(context.side, context.width, token, channel));
     const int i = affine_param_index(format, context.width, token, channel);
-    const float scale = detail::load_half(block + r.sections[1].offset_bytes, i);
+    // Offsets as in `record`, whose array a device would keep in memory.
+    const std::size_t scales =
+        round_up(codes_bytes<S.bits>(context.side, context.width), section_align_bytes);
+    const float scale = detail::load_half(block + scales, i);
     const float centred = static_cast<float>(code) - affine_format.centre;
     if constexpr (affine_format.has_min) {
-      return fused_multiply_add(centred, scale,
-                                detail::load_half(block + r.sections[2].offset_bytes, i));
+      const auto params = static_cast<std::size_t>(affine_params(format, context.width));
+      const std::size_t minima = round_up(scales + params * sizeof(F16), section_align_bytes);
+      return fused_multiply_add(centred, scale, detail::load_half(block + minima, i));
     } else {
       return centred * scale;
     }

@@ -4,9 +4,9 @@
 #include <map>
 
 #include "evaluation/decoder.hpp"
-#include "evaluation/low_rank.hpp"
 #include "evaluation/policies.hpp"
 #include "evaluation/window.hpp"
+#include "row_factors.hpp"
 #include "small_model.hpp"
 #include "support/catch.hpp"
 
@@ -23,17 +23,7 @@ constexpr int steps_of_a_natural_session = 128;
 struct Fixture {
   ThreadPool pool{1};
   LlamaModel model = LlamaModel::load(small_model_file(), pool);
-  std::map<FactorRequest, std::vector<LayerFactors>> factors;
-
-  const std::vector<LayerFactors>* factors_of(const PolicyRow& row) {
-    if (!row.factors.needed()) return nullptr;
-    auto& list = factors[row.factors];
-    if (list.empty()) {
-      list = factorise(model, moments_of(model, random_tokens(400, model.config().vocabulary, 5)),
-                       row.factors);
-    }
-    return &list;
-  }
+  terse_test::RowFactors factors{model};
 };
 
 /// What a session did with a stretch of random vectors.
@@ -51,7 +41,7 @@ Trace run_session(Fixture& f, const PolicyRow& row, int tokens, int max_step_tok
                              .max_tokens = tokens,
                              .max_step_tokens = max_step_tokens,
                              .chunk_tail = chunk_tail,
-                             .factors = f.factors_of(row)};
+                             .factors = f.factors.of(row)};
   const auto session = row.make_session(config);
   const auto head_dim = static_cast<std::size_t>(shape.head_dim);
   auto key_width = static_cast<std::size_t>(shape.kv_heads) * head_dim;
@@ -131,7 +121,7 @@ TEST_CASE("every row can be made at every length, under both rules of exact toke
                                    .max_tokens = tokens,
                                    .max_step_tokens = 64,
                                    .chunk_tail = chunk_tail,
-                                   .factors = f.factors_of(row)};
+                                   .factors = f.factors.of(row)};
         CHECK(row.make_session(config)->natural_step_tokens() > 0);
       }
     }
@@ -147,7 +137,7 @@ TEST_CASE("one session of all layers gives what layer after layer gives") {
     const PolicyRow& row = policy_row(name);
     INFO(name);
     SessionConfig config{
-        .model = &f.model, .max_tokens = 300, .max_step_tokens = 128, .factors = f.factors_of(row)};
+        .model = &f.model, .max_tokens = 300, .max_step_tokens = 128, .factors = f.factors.of(row)};
     auto session = row.make_session(config);
     WindowMemory memory;
     const std::vector<float> x = run_window(f.model, config, *session, tokens, &memory);
@@ -190,7 +180,7 @@ TEST_CASE("speed is measured on every kind of session") {
                          .layers = f.model.config().layers,
                          .max_tokens = 160,
                          .max_step_tokens = 128,
-                         .factors = f.factors_of(row)};
+                         .factors = f.factors.of(row)};
     const auto session = row.make_session(config);
     CHECK(decode_speed(f.model, config, *session, 160, 3) > 0);
     session->restart(0);

@@ -104,7 +104,6 @@ class CommandLine(ProgramTestCase):
         self.refused("--policy", "--polcy", "identity")
         self.refused("did you mean 'kivi-2'", "--policy", "kivi2")
         self.refused("nonsense", "nonsense")
-        self.refused("latents", "--device", "cuda", "--policy", "latents-x-int4")
         with unittest.mock.patch.dict(os.environ, CUDA_VISIBLE_DEVICES=""):
             self.refused("CUDA", "--device", "cuda")
         for option, value in [("--tokens", "63"), ("--tokens", "many"), ("--tokens", "1e9"),

@@ -33,14 +33,19 @@ static __device__ __forceinline__ void hadamard_tile(const TokenTile& tile, int 
   __syncthreads();
 }
 
-/// Turns the tile's tokens into the basis of codec C. By all threads, which meet at the end.
-template <Codec C>
+/// Turns the tile's tokens into the basis of codec C (Forward) or out of it. By all threads, which
+/// meet at the end.
+template <Codec C, bool Forward = true>
 __device__ void turn_tile(const CodecContext& context, const TokenTile& tile) {
   if constexpr (HasHadamard<C>) {
     hadamard_tile(tile, context.width, hadamard_size(context.width, C::hadamard_limit));
   } else if constexpr (HasBasis<C>) {
     for (int t = static_cast<int>(threadIdx.x); t < tile.count; t += static_cast<int>(blockDim.x)) {
-      C::to_basis(context, tile.row(tile.first + t));
+      if constexpr (Forward) {
+        C::to_basis(context, tile.row(tile.first + t));
+      } else {
+        C::from_basis(context, tile.row(tile.first + t));
+      }
     }
     __syncthreads();
   }

@@ -37,7 +37,6 @@ struct AttendKernel : Results<Config> {
   using Base::threads;
   using Base::vectors;
   using Base::warp;
-  using typename Base::ExactItems;
   using typename Base::RawQueries;
   using typename Base::Source;
   using typename Base::Total;

@@ -70,6 +70,7 @@ consteval bool reader_serves() {
 /// Whether tensor-core readers take the policy's stored codes as they are.
 template <class Ref, int Width>
 inline constexpr bool reads_codes =
+    !Ref::policy::projects &&
     reader_serves<typename ReadersOf<typename Ref::policy::key_codec, Width, 1>::Keys>() &&
     reader_serves<typename ReadersOf<typename Ref::policy::value_codec, Width, 1>::Values>();
 

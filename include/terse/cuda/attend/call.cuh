@@ -80,9 +80,9 @@ template <class Ref>
       !s.ok()) {
     return s;
   }
-  if (Policy::projects) {
-    return error(StatusCode::unsupported,
-                 "terse::cuda::attend: latents are served on the host only");
+  if (params.latent_output && !Policy::projects) {
+    return error(StatusCode::invalid_argument,
+                 "terse::cuda::attend: latent_output needs a policy with a projector");
   }
   if (params.sliding_window_tokens > 0 && Policy::reindex == Reindex::cache_index) {
     return error(StatusCode::unsupported,
@@ -115,7 +115,8 @@ template <class Ref>
 
 /// Whether the device computes column sums of a policy.
 template <class Ref>
-inline constexpr bool sums_columns = Ref::policy::reindex != Reindex::cache_index;
+inline constexpr bool sums_columns =
+    Ref::policy::projects || Ref::policy::reindex != Reindex::cache_index;
 
 [[nodiscard]] inline Status no_columns() noexcept {
   return error(StatusCode::unsupported,
@@ -130,8 +131,9 @@ template <class Ref>
   if (out.output.data == nullptr) {
     return error(StatusCode::null_pointer, "terse::cuda::attend: the output is null");
   }
-  if (Status s = terse::detail::check_strides(out.output.row_stride, out.output.head_stride,
-                                              in.num_rows, r.shape.query_heads, r.shape.head_dim);
+  if (Status s = terse::detail::check_strides(
+          out.output.row_stride, out.output.head_stride, in.num_rows, r.shape.query_heads,
+          params.latent_output ? r.shape.value_width : r.shape.head_dim);
       !s.ok()) {
     return s;
   }
@@ -170,9 +172,10 @@ template <class Ref>
   call.scale = (params.softmax_scale > 0 ? params.softmax_scale
                                          : 1.0f / std::sqrt(static_cast<float>(r.shape.head_dim))) *
                log2e;
+  // As much longer as it takes to read them; the time of latents goes into rebuilding keys.
   call.exact_places =
       static_cast<int>((r.shape.tail_block_bytes + r.shape.unit_bytes / 2) / r.shape.unit_bytes);
-  call.exact_places = clamp(call.exact_places, 1, 64);
+  call.exact_places = Ref::policy::projects ? 1 : clamp(call.exact_places, 1, 64);
   return call;
 }
 

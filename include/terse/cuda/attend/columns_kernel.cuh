@@ -10,6 +10,7 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
+#include "terse/cuda/attend/columns_share.cuh"
 #include "terse/cuda/attend/exact_blocks.cuh"
 #include "terse/cuda/attend/segment.cuh"
 #include "terse/cuda/attend/softmax.cuh"
@@ -21,9 +22,6 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
-
-/// Entries of a unit that a thread block has, at least: sinks lie in the first of them.
-inline constexpr int least_column_entries = sink_block_tokens;
 
 template <class Config>
 struct ColumnsKernel : ExactBlocks<Config> {
@@ -188,38 +186,16 @@ struct ColumnsKernel : ExactBlocks<Config> {
     });
   }
 
-  /// The thread block's part, unit and entries, for the first tile of rows. By one thread.
-  __device__ void start(Segment& s) const {
-    const ClassShape& shape = call.r.shape;
-    s = {};
-    s.part = static_cast<int>(blockIdx.x) / shape.unit.units;
-    s.unit = static_cast<int>(blockIdx.x) % shape.unit.units;
-    s.list = call.r.row_of_unit(s.unit);
-    s.work = list_work(call, s.part * shape.rows + s.list, vectors);
-    if (s.work.rows == 0) s.work.sequence = -1;
-    for (int i = 0; i < s.part; ++i) s.row0 += max(call.parts[i].tokens, 0);
-    if (s.row0 + s.work.rows > call.num_rows) s.work.tiles = 0;  // no lse_ln, so no sums
-    const int entries = s.work.sequence < 0
-                            ? 0
-                            : clamp(call.r.entry_count(s.work.sequence, s.list), 0, shape.entries);
-    const int share = ceil_div(entries, static_cast<int>(gridDim.y));
-    const int each = share > least_column_entries ? share : least_column_entries;
-    s.begin = min(static_cast<int>(blockIdx.y) * each, entries);
-    s.end = min(s.begin + each, entries);
-  }
-
   __device__ void run(float* column_sums) {
     Source source(shared.source, warp, lane.index);
     wait_for_previous_kernel();
     Segment& s = shared.segments[0];
-    if (threadIdx.x == 0) start(s);
+    if (threadIdx.x == 0) s = columns_share(call, vectors);
     __syncthreads();
     begin = s.begin;
     end = s.end;
     if (begin >= end) return;
-    sums = column_sums + (static_cast<std::size_t>(s.part) * call.r.shape.unit.units +
-                          static_cast<std::size_t>(s.unit)) *
-                             static_cast<std::size_t>(call.r.shape.entries) * block_tokens;
+    sums = column_sums + columns_of_unit(call.r.shape, s);
     clear_sums();
     const bool has_sinks = begin == 0 && s.work.exact_items > s.work.exact_blocks;
 #pragma unroll 1

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
+#include "terse/cuda/attend/exact_items.cuh"
 #include "terse/cuda/attend/exact_tokens.cuh"
 #include "terse/cuda/attend/sealed_blocks.cuh"
 
@@ -44,32 +45,11 @@ struct ExactBlocks : SealedBlocks<Config> {
     return sinks;
   }
 
-  /// Where the exact copies of an item lie, or null where there are none.
   [[nodiscard]] __device__ const std::byte* exact_block(const Segment& s, int item) const {
-    const std::byte* tail = call.r.unit_tail(s.work.sequence, s.unit);
-    const ClassShape& shape = call.r.shape;
-    if (item >= s.work.exact_blocks) {
-      return tail + static_cast<std::size_t>(shape.ring_blocks) * shape.tail_block_bytes;
-    }
-    int place = s.work.exact_place + item;
-    if (!s.work.exact_in_order) {
-      // An evictor may have taken out blocks between.
-      const int first = call.r.first_position(s.work.sequence, s.unit, s.work.exact_first + item);
-      if (first < s.work.origin) return nullptr;
-      place = (first - s.work.origin) / block_tokens;
-    }
-    return tail + static_cast<std::size_t>(place % shape.ring_blocks) * shape.tail_block_bytes;
+    return exact_copies(call.r, s, item);
   }
-
-  /// Exact items of a segment: the blocks from exact_first on, then the sinks.
-  struct ExactItems {
-    int first, end;
-  };
   [[nodiscard]] __device__ ExactItems exact_items(const Segment& s) const {
-    if (s.end <= s.work.decoded) return {0, 0};
-    const int first = ceil_div(max(s.begin - s.work.decoded, 0), call.exact_places);
-    const int end = ceil_div(s.end - s.work.decoded, call.exact_places);
-    return {first, min(end, s.work.exact_items)};
+    return exact_items_of(s, call.exact_places);
   }
 
   /// Brings the exact blocks of a segment into the second-level cache.

@@ -10,6 +10,7 @@
 #include "terse/cuda/attend/attend_kernel.cuh"
 #include "terse/cuda/attend/block_source.cuh"
 #include "terse/cuda/attend/call.cuh"
+#include "terse/cuda/attend/latent_memory.cuh"
 #include "terse/cuda/launch.cuh"
 #include "terse/cuda/tuning.cuh"
 
@@ -62,34 +63,31 @@ struct Workspace {
   std::size_t states_offset, counters_offset, bytes;
 };
 
-/// Partial results first, of a size that depends on device and head dimension only, so that calls
-/// of any shapes may take turns; then the counters.
+/// Partial results first, of a size that depends on device and the width of sums only, so that
+/// calls of any shapes may take turns; then the counters.
 template <class Ref>
 [[nodiscard]] Workspace workspace_of(const Ref& r, const AttendInputs& in, int grid) noexcept {
-  constexpr std::size_t vectors = 16, tile = 8;  // at most, and at least
+  constexpr bool projects = Ref::policy::projects;
+  constexpr std::size_t vectors = projects ? most_latent_vectors : 16, tile = 8;  // most, and least
   const std::size_t slots = static_cast<std::size_t>(2 * grid) * vectors;
   const auto rows = static_cast<std::size_t>(in.num_rows) *
                     static_cast<std::size_t>(r.shape.query_heads / r.shape.kv_heads);
   const std::size_t counters = (ceil_div(rows, tile) + static_cast<std::size_t>(in.num_parts)) *
-                               static_cast<std::size_t>(r.shape.unit.units);
+                               static_cast<std::size_t>(r.shape.kv_heads);
+  const int width = projects ? r.shape.value_width : r.shape.head_dim;
   Workspace w;
-  w.states_offset = slots * static_cast<std::size_t>(r.shape.head_dim) * sizeof(float);
+  w.states_offset = slots * static_cast<std::size_t>(width) * sizeof(float);
   w.counters_offset = w.states_offset + slots * sizeof(float2);
   w.bytes = w.counters_offset + counters * sizeof(unsigned);
   return w;
 }
 
-template <class Config>
-[[nodiscard]] Status launch_attend(const typename Config::Ref& r, const AttendInputs& in,
-                                   const AttendOutputs& out, const AttendParams& params,
-                                   Span<std::byte> workspace, cudaStream_t stream,
-                                   const AttendLimits& limits) noexcept {
-  int multiprocessors = 0;
-  if (Status s = count_multiprocessors(&multiprocessors); !s.ok()) return s;
-  const int fit = multiprocessors * Config::blocks_per_multiprocessor;
-  const int grid =
-      limits.thread_blocks > 0 && limits.thread_blocks < fit ? limits.thread_blocks : fit;
-  const Workspace w = workspace_of(r, in, max_blocks_per_multiprocessor * multiprocessors);
+/// Gives a call its outputs and its workspace.
+template <class Ref>
+[[nodiscard]] Status bind_outputs(const AttendOutputs& out, Span<std::byte> workspace,
+                                  int multiprocessors, const AttendInputs& in,
+                                  AttendCall<Ref>* call) noexcept {
+  const Workspace w = workspace_of(call->r, in, max_blocks_per_multiprocessor * multiprocessors);
   if (workspace.data() == nullptr || workspace.size() < w.bytes) {
     return error(StatusCode::buffer_too_small,
                  "terse::cuda::attend: the workspace is smaller than attend_workspace_bytes; "
@@ -100,13 +98,31 @@ template <class Config>
     return error(StatusCode::misaligned,
                  "terse::cuda::attend: the workspace must be 128-byte aligned");
   }
+  call->output = out.output;
+  call->lse_ln = out.lse_ln;
+  call->arrivals = reinterpret_cast<unsigned*>(workspace.data() + w.counters_offset);
+  call->partial_sums = reinterpret_cast<float*>(workspace.data());
+  call->partial_states = reinterpret_cast<float2*>(workspace.data() + w.states_offset);
+  return {};
+}
+
+/// Thread blocks of a launch, of which `fit` run at once.
+[[nodiscard]] inline int grid_within(const AttendLimits& limits, int fit) noexcept {
+  return limits.thread_blocks > 0 && limits.thread_blocks < fit ? limits.thread_blocks : fit;
+}
+
+template <class Config>
+[[nodiscard]] Status launch_attend(const typename Config::Ref& r, const AttendInputs& in,
+                                   const AttendOutputs& out, const AttendParams& params,
+                                   Span<std::byte> workspace, cudaStream_t stream,
+                                   const AttendLimits& limits) noexcept {
+  int multiprocessors = 0;
+  if (Status s = count_multiprocessors(&multiprocessors); !s.ok()) return s;
+  const int fit = multiprocessors * Config::blocks_per_multiprocessor;
+  const int grid = grid_within(limits, fit);
   constexpr int bytes = static_cast<int>(sizeof(typename AttendKernel<Config>::Shared));
   AttendCall<typename Config::Ref> call = make_call(r, in, params);
-  call.output = out.output;
-  call.lse_ln = out.lse_ln;
-  call.arrivals = reinterpret_cast<unsigned*>(workspace.data() + w.counters_offset);
-  call.partial_sums = reinterpret_cast<float*>(workspace.data());
-  call.partial_states = reinterpret_cast<float2*>(workspace.data() + w.states_offset);
+  if (Status s = bind_outputs(out, workspace, multiprocessors, in, &call); !s.ok()) return s;
   if (Status s = to_status(cudaFuncSetAttribute(attend_kernel<Config>,
                                                 cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
                            "terse::cuda::attend: the device lacks shared memory for this kernel");

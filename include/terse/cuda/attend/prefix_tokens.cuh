@@ -12,6 +12,7 @@
 #include "terse/core/bits.hpp"
 #include "terse/core/rope.hpp"
 #include "terse/cuda/attend/exact_blocks.cuh"
+#include "terse/cuda/attend/prefix_steps.cuh"
 #include "terse/cuda/attend/softmax.cuh"
 #include "terse/cuda/warp/basis.cuh"
 #include "terse/policy/identity.hpp"
@@ -49,7 +50,7 @@ struct PrefixTokens : ExactBlocks<Config> {
     for (int v = warp; v < s.vectors; v += warps) {
       if (row_of(s, v) != row) {
         row = row_of(s, v);
-        steps = steps_of(s, s.work.oldest + row);
+        steps = prefix_steps(call.r, s.work.sequence, s.unit, s.work.oldest + row);
       }
       add_prefix(s, v, steps);
     }
@@ -93,19 +94,6 @@ struct PrefixTokens : ExactBlocks<Config> {
       }
     }
     merge(sums, v);
-  }
-
-  /// As terse::detail::prefix_shift, by the lanes of a warp.
-  [[nodiscard]] __device__ int steps_of(const Segment& s, int position) const {
-    int live = 0;
-    const int sequence = s.work.sequence, count = call.r.entry_count(sequence, s.list);
-    for (int e = lane.index; e < count; e += 32) {
-      live += count_ones(call.r.live_mask(sequence, s.unit, e) &
-                         call.r.before(sequence, s.unit, e, std::int64_t{position} + 1));
-    }
-#pragma unroll
-    for (int d = 1; d < 32; d *= 2) live += __shfl_xor_sync(~0u, live, d);
-    return live - 1 - position;
   }
 
   /// The query of a vector, turned by `steps`, in units of log2 and in the keys' basis.

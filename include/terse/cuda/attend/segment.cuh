@@ -1,4 +1,4 @@
-/// The stretches of units that make up a thread block's share, found one after another.
+/// The stretches of KV heads that make up a thread block's share, found one after another.
 #pragma once
 
 #include "terse/config.hpp"
@@ -9,10 +9,11 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
-/// One unit's stretch of places in a thread block.
+/// One KV head's stretch of places in a thread block.
 struct Segment {
   ListWork work{};
   int part = 0, list = 0, unit = 0;
+  int kv_head = 0;                      ///< the unit, but for projectors, whose units have several
   int first_vector = 0, vectors = 0;    ///< of the tile
   int arrival = 0;                      ///< index of the unit's counter
   std::int64_t row0 = 0;                ///< first query row of the part
@@ -49,9 +50,11 @@ __device__ __forceinline__ void next_segment(const AttendCall<Ref>& call, int ve
   s.begin = inside - unit_tile * s.work.places;
   const int left = walk.end - place;
   s.end = left < s.work.places - s.begin ? s.begin + left : s.work.places;
-  const int unit = s.work.tiles == 1 ? unit_tile : unit_tile / s.work.tiles;
-  s.unit = s.list * call.r.shape.units_per_row + unit;
-  s.first_vector = (unit_tile - unit * s.work.tiles) * vectors;
+  const int head = s.work.tiles == 1 ? unit_tile : unit_tile / s.work.tiles;
+  s.kv_head = s.list * heads_per_list<Ref>(call.r.shape) + head;
+  s.unit = s.kv_head;
+  if constexpr (Ref::policy::projects) s.unit /= call.r.shape.unit.heads_per_unit;
+  s.first_vector = (unit_tile - head * s.work.tiles) * vectors;
   const int rest = s.work.rows * call.group - s.first_vector;
   s.vectors = rest < vectors ? rest : vectors;
   s.arrival = walk.units_before + unit_tile;

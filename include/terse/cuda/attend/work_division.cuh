@@ -1,8 +1,8 @@
 /// How the thread blocks of one fixed grid share an attend call, decided on the device from the
 /// lengths that lie there, so that a captured launch serves any lengths.
 ///
-/// Work is laid out on one line: part after part, list after list, unit after unit, tile of query
-/// vectors after tile. A unit's stretch is one place per entry that is read decoded, then
+/// Work is laid out on one line: part after part, list after list, KV head after KV head, tile of
+/// query vectors after tile. A head's stretch is one place per entry that is read decoded, then
 /// `exact_places` places per block of exact tokens. Thread block b of B takes the places
 /// from total / B * b on, the first total % B of them one more.
 #pragma once
@@ -35,7 +35,7 @@ struct AttendCall {
   bool lengths_are_settled;
   float* partial_sums;     // [2 * grid, vector, width]
   float2* partial_states;  // [2 * grid, vector]: {base, denominator}
-  unsigned* arrivals;      // [part, unit, tile]: zero between calls
+  unsigned* arrivals;      // [part, KV head, tile]: zero between calls
 };
 
 /// One list of entries of one part: the same for all units and tiles that share it.
@@ -53,9 +53,19 @@ struct ListWork {
   int origin = 0;
   int oldest = 0;  ///< position of the first query row
   int places = 0;
-  int units = 0;  ///< units times tiles
+  int units = 0;  ///< KV heads times tiles
   int tiles = 0;
 };
+
+/// KV heads that share a list of entries. Only projectors join several in a unit.
+template <class Ref>
+[[nodiscard]] __device__ __forceinline__ int heads_per_list(const ClassShape& shape) {
+  if constexpr (Ref::policy::projects) {
+    return shape.units_per_row * shape.unit.heads_per_unit;
+  } else {
+    return shape.units_per_row;
+  }
+}
 
 template <class Ref>
 [[nodiscard]] __device__ ListWork list_work(const AttendCall<Ref>& call, int index,
@@ -76,7 +86,7 @@ template <class Ref>
   w.rows = step.tokens > 0 ? step.tokens : 0;
   if (w.rows == 0) return w;
   w.tiles = ceil_div(w.rows * call.group, tile_vectors);
-  w.units = r.shape.units_per_row * w.tiles;
+  w.units = heads_per_list<Ref>(r.shape) * w.tiles;
   w.places = 1;  // a row that sees nothing is written too
   if (!in_range || sequence.alive == 0 || sequence.failed != 0 ||
       sequence.generation != step.sequence.generation) {
@@ -143,7 +153,7 @@ struct Walk {
   int list = 0;             ///< part * lists + list
   bool knows_list = false;  ///< whether `work` is that of `list`
   int list_begin = 0;       ///< its first place
-  int units_before = 0;     ///< units times tiles of earlier lists
+  int units_before = 0;     ///< KV heads times tiles of earlier lists
   int rows_before = 0;      ///< query rows of earlier parts
   ListWork work{};
 
