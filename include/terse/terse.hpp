@@ -2,12 +2,15 @@
 /// terse/testing/ (checks for policies of your own).
 #pragma once
 
+#include "terse/cache/export_plain.hpp"
+#include "terse/cache/import_plain.hpp"
 #include "terse/cache/kv_cache.hpp"
 #include "terse/evict/attention_gate.hpp"
 #include "terse/evict/h2o.hpp"
 #include "terse/evict/streaming_llm.hpp"
 #include "terse/layout/contiguous.hpp"
 #include "terse/layout/paged.hpp"
+#include "terse/layout/plain_pages.hpp"
 #include "terse/lowrank/palu.hpp"
 #include "terse/quant/fp8.hpp"
 #include "terse/quant/int4_rotated.hpp"

@@ -1,6 +1,7 @@
 /// Appending of one slot: basis, tail or code, sealing.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 #include "terse/cache/class_store.hpp"
@@ -26,16 +27,27 @@ struct AppendInputs {
   /// If given, keys come before RoPE: they are turned to their positions as CacheConfig::rope says,
   /// in fp32, by this table, and then stored. It must hold every position of the step.
   RopeTable rope{};
+  /// `[row]` or empty: row i of the step is row `source_rows[i]` of `keys` and `values`, which have
+  /// `num_source_rows` rows. So they may lie in an engine's pages (import_plain.hpp). Other numbers
+  /// are refused (invalid_argument). Gate logits stay rows of the step.
+  Span<const std::int64_t> source_rows{};
+  std::int64_t num_source_rows = 0;
+
+  /// Row of keys and values that is row `row` of the step.
+  [[nodiscard]] TERSE_HOST_DEVICE std::int64_t source_row(std::int64_t row) const noexcept {
+    return source_rows.empty() ? row : source_rows[static_cast<std::size_t>(row)];
+  }
 };
 
 namespace detail {
 
-/// Finds NaN or infinity in `rows` rows.
-[[nodiscard]] inline bool all_finite(const HeadRows& in, std::int64_t rows, int heads,
-                                     int channels) noexcept {
+/// Finds NaN or infinity in the first `rows` rows, or in as many of `source_rows` if there are any.
+[[nodiscard]] inline bool all_finite(const HeadRows& in, Span<const std::int64_t> source_rows,
+                                     std::int64_t rows, int heads, int channels) noexcept {
   constexpr int chunk = 64;
   float x[chunk];
-  for (std::int64_t row = 0; row < rows; ++row) {
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t row = source_rows.empty() ? i : source_rows[static_cast<std::size_t>(i)];
     for (int h = 0; h < heads; ++h) {
       for (int c = 0; c < channels; c += chunk) {
         const int n = channels - c < chunk ? channels - c : chunk;
@@ -145,9 +157,10 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
       const std::int64_t position = length + i;
       const std::int64_t grid_block = (position - grid.origin) / block_tokens;
       const int entry = count - 1 - static_cast<int>(last_block - grid_block);
+      const std::int64_t source = in.source_row(row0 + i);
       float* x = store.vectors;
       for (int s = 0; s < shape.unit.key_streams; ++s) {
-        in.keys.load(row0 + i, u * shape.unit.key_streams + s, shape.key_width, x);
+        in.keys.load(source, u * shape.unit.key_streams + s, shape.key_width, x);
         if (in.rope.turns != nullptr) {
           limit(x, shape.key_width);
           turn(r.rope, in.rope.turns + position * r.rope.rotary_dim, x);
@@ -155,7 +168,7 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
         write_vector<KeyCodec>(store, r, Side::key, sequence, u, s, entry, position, x);
       }
       for (int s = 0; s < shape.unit.value_streams; ++s) {
-        in.values.load(row0 + i, u * shape.unit.value_streams + s, shape.value_width, x);
+        in.values.load(source, u * shape.unit.value_streams + s, shape.value_width, x);
         write_vector<ValueCodec>(store, r, Side::value, sequence, u, s, entry, position, x);
       }
       if constexpr (Store::has_state) {
@@ -186,17 +199,51 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
   }
 }
 
+/// Whether there is a source row for each of `rows` rows, if there are any.
+[[nodiscard]] inline Status check_source_count(const AppendInputs& in, std::int64_t rows) noexcept {
+  if (in.source_rows.empty() || static_cast<std::int64_t>(in.source_rows.size()) >= rows) return {};
+  return error(StatusCode::buffer_too_small,
+               "terse::KVCache::append: fewer source_rows than the step has rows; detail: rows of "
+               "the step",
+               rows);
+}
+
+/// Checks the source rows of `rows` rows.
+[[nodiscard]] inline Status check_source_rows(const AppendInputs& in, std::int64_t rows) noexcept {
+  if (in.source_rows.empty()) return {};
+  if (Status s = check_source_count(in, rows); !s.ok()) return s;
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t source = in.source_row(i);
+    if (source < 0 || source >= in.num_source_rows) {
+      return error(StatusCode::invalid_argument,
+                   "terse::KVCache::append: a source row is not in 0..num_source_rows-1; detail: "
+                   "the row of the step",
+                   i);
+    }
+  }
+  return {};
+}
+
+/// Whether strides of an input leave room for a vector. Source rows may lie closer than that.
+[[nodiscard]] inline bool has_input_strides(const HeadRows& in, bool has_source_rows,
+                                            std::int64_t rows, int heads, int channels) noexcept {
+  if (heads > 1 && in.head_stride < channels) return false;
+  return has_source_rows ? in.row_stride > 0 : rows <= 1 || in.row_stride >= channels;
+}
+
 /// Checks one input of an append: `rows` rows of `heads` vectors.
-[[nodiscard]] inline Status check_append_input(const HeadRows& in, std::int64_t rows, int heads,
+[[nodiscard]] inline Status check_append_input(const HeadRows& in,
+                                               Span<const std::int64_t> source_rows,
+                                               std::int64_t rows, int heads,
                                                int channels) noexcept {
   if (in.data == nullptr) {
     return error(StatusCode::null_pointer, "terse::KVCache::append: an input is null");
   }
-  if ((heads > 1 && in.head_stride < channels) || (rows > 1 && in.row_stride < channels)) {
+  if (!has_input_strides(in, !source_rows.empty(), rows, heads, channels)) {
     return error(StatusCode::invalid_argument,
                  "terse::KVCache::append: a stride is smaller than a vector");
   }
-  if (!all_finite(in, rows, heads, channels)) {
+  if (!all_finite(in, source_rows, rows, heads, channels)) {
     return error(StatusCode::not_finite, "terse::KVCache::append: an input holds NaN or infinity");
   }
   return {};
@@ -231,14 +278,17 @@ Status append_to_slot(Store& store, int slot, Span<const StepPart> parts,
   const ClassShape& shape = store.shape;
   std::int64_t rows = 0;
   for (const StepPart& part : parts) rows += part.tokens;
-  Status status =
-      check_append_input(in.keys, rows, shape.unit.units * shape.unit.key_streams, shape.key_width);
+  Status status = check_source_rows(in, rows);
   if (status.ok()) {
-    status = check_append_input(in.values, rows, shape.unit.units * shape.unit.value_streams,
-                                shape.value_width);
+    status = check_append_input(in.keys, in.source_rows, rows,
+                                shape.unit.units * shape.unit.key_streams, shape.key_width);
+  }
+  if (status.ok()) {
+    status = check_append_input(in.values, in.source_rows, rows,
+                                shape.unit.units * shape.unit.value_streams, shape.value_width);
   }
   if constexpr (Store::Ref::policy::signal == Signal::gate_logit) {
-    if (status.ok()) status = check_append_input(in.gate_logits, rows, shape.kv_heads, 1);
+    if (status.ok()) status = check_append_input(in.gate_logits, {}, rows, shape.kv_heads, 1);
   }
   const auto r = store.ref(slot);
   for (const StepPart& part : parts) {

@@ -125,12 +125,12 @@ class KVCache {
     });
   }
 
-  /// ok, or what the device found about a sequence: `not_finite`; `wrong_phase`, where a graph was
-  /// replayed outside its step or did not serve all of it; `corrupt_data`, where tables were not
-  /// those of the step. Detail: a layer. Then the sequence has been taken back to the end of the
-  /// last step before that one (before that observe, if it was one) and is usable again, bit for
-  /// bit as it was. If it was truncated
-  /// since, it cannot be: `stale_sequence`, release it. Waits for `stream`; not inside a step.
+  /// ok, or what the device found about a sequence: `not_finite`; `invalid_argument`, a source row;
+  /// `wrong_phase`, where a graph was replayed outside its step or did not serve all of it;
+  /// `corrupt_data`, where tables were not those of the step. Detail: a layer. Then the sequence
+  /// has been taken back to the end of the last step before that one (before that observe, if it
+  /// was one) and is usable again, bit for bit as it was. If it was truncated since, it cannot be:
+  /// `stale_sequence`, release it. Waits for `stream`; not inside a step.
   Status recover(SequenceId sequence, cudaStream_t stream) noexcept {
     return state_.change(stream,
                          [&] { return detail::recover_sequence(state_, sequence, stream); });
@@ -143,8 +143,8 @@ class KVCache {
   }
 
   /// Stores the step's keys and values of a layer, which lie in device memory and must stay as they
-  /// are until the stream has passed: one launch. Once per slot and step. Numbers that are none are
-  /// found by the device (see `recover`).
+  /// are until the stream has passed: one launch. Once per slot and step. Numbers that are none,
+  /// and source rows that are none of the tensors', are found by the device (see `recover`).
   Status append(int layer, const AppendInputs& inputs, cudaStream_t stream) noexcept {
     return detail::append(state_, layer, inputs, stream);
   }

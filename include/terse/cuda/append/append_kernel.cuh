@@ -144,6 +144,18 @@ struct AppendKernel {
     return true;
   }
 
+  /// Whether the caller's tensors have the rows that new tokens of a block are read from, in all
+  /// threads.
+  __device__ bool rows_exist(const SourceRows& rows, int count) const {
+    if (rows.numbers == nullptr) return true;
+    bool bad = false;
+    for (int i = static_cast<int>(threadIdx.x); i < count; i += static_cast<int>(blockDim.x)) {
+      const std::int64_t row = rows.row(i);
+      bad = bad || row < 0 || row >= call.in.num_source_rows;
+    }
+    return __syncthreads_or(bad ? 1 : 0) == 0;
+  }
+
   /// One block of one stream.
   template <Codec C>
   __device__ void block(Side side, int unit, int stream, const StepBlocks& blocks, int b,
@@ -180,8 +192,11 @@ struct AppendKernel {
     if (writes) {
       const HeadRows& in = is_key ? call.in.keys : call.in.values;
       const int streams = is_key ? shape.unit.key_streams : shape.unit.value_streams;
-      const int row = first_row + (from - blocks.length);
-      if (!load_rows(in, is_key ? call.aligned_keys : call.aligned_values, row,
+      const Span<const std::int64_t> numbers = call.in.source_rows;
+      const SourceRows rows{in, first_row + (from - blocks.length),
+                            numbers.empty() ? nullptr : numbers.data()};
+      if (!rows_exist(rows, tile.count)) return fail(StatusCode::invalid_argument);
+      if (!load_rows(rows, is_key ? call.aligned_keys : call.aligned_values,
                      unit * streams + stream, context.width, tile) ||
           (is_key && stream == 0 && !gates_are_finite(unit, from, tile.count))) {
         return fail(StatusCode::not_finite);

@@ -22,7 +22,8 @@ namespace detail {
 /// Most blocks of a part that thread blocks take side by side.
 inline constexpr int most_parallel_blocks = 1024;
 
-[[nodiscard]] inline Status check_device_input(const HeadRows& in, std::int64_t rows, int heads,
+[[nodiscard]] inline Status check_device_input(const HeadRows& in, bool has_source_rows,
+                                               std::int64_t rows, int heads,
                                                int channels) noexcept {
   if (in.data == nullptr) {
     return error(StatusCode::null_pointer, "terse::cuda::KVCache::append: an input is null");
@@ -33,7 +34,7 @@ inline constexpr int most_parallel_blocks = 1024;
     return error(StatusCode::misaligned,
                  "terse::cuda::KVCache::append: an input is not aligned to its elements");
   }
-  if ((heads > 1 && in.head_stride < channels) || (rows > 1 && in.row_stride < channels)) {
+  if (!terse::detail::has_input_strides(in, has_source_rows, rows, heads, channels)) {
     return error(StatusCode::invalid_argument,
                  "terse::cuda::KVCache::append: a stride is smaller than a vector");
   }
@@ -70,15 +71,19 @@ template <class Ref>
 template <class Ref>
 [[nodiscard]] Status append_on_device(AppendCall<Ref>& call, cudaStream_t stream) noexcept {
   const ClassShape& shape = call.r.shape;
-  Status status = check_device_input(call.in.keys, call.num_rows,
-                                     shape.unit.units * shape.unit.key_streams, shape.key_width);
+  const bool gathers = !call.in.source_rows.empty();
+  Status status = terse::detail::check_source_count(call.in, call.num_rows);
   if (status.ok()) {
-    status = check_device_input(call.in.values, call.num_rows,
+    status = check_device_input(call.in.keys, gathers, call.num_rows,
+                                shape.unit.units * shape.unit.key_streams, shape.key_width);
+  }
+  if (status.ok()) {
+    status = check_device_input(call.in.values, gathers, call.num_rows,
                                 shape.unit.units * shape.unit.value_streams, shape.value_width);
   }
   if constexpr (Ref::policy::signal == Signal::gate_logit) {
     if (status.ok()) {
-      status = check_device_input(call.in.gate_logits, call.num_rows, shape.kv_heads, 1);
+      status = check_device_input(call.in.gate_logits, false, call.num_rows, shape.kv_heads, 1);
     }
   }
   if (!status.ok()) return status;

@@ -34,10 +34,10 @@ static __device__ __forceinline__ void hadamard_tile(const TokenTile& tile, int 
 }
 
 /// Turns the tile's tokens into the basis of codec C (Forward) or out of it. By all threads, which
-/// meet at the end.
+/// meet at the end where C has a basis.
 template <Codec C, bool Forward = true>
 __device__ void turn_tile(const CodecContext& context, const TokenTile& tile) {
-  if constexpr (HasHadamard<C>) {
+  if constexpr (HasHadamard<C>) {  // its own inverse
     hadamard_tile(tile, context.width, hadamard_size(context.width, C::hadamard_limit));
   } else if constexpr (HasBasis<C>) {
     for (int t = static_cast<int>(threadIdx.x); t < tile.count; t += static_cast<int>(blockDim.x)) {

@@ -34,19 +34,18 @@ struct TokenTile {
 };
 
 /// Calls `load(row, vector)` and `use(row, vector, loaded)` for all `vectors` of all `rows`, by all
-/// threads of the block. Four loads are in flight.
-template <class Load, class Use>
+/// threads of the block. `Batch` loads are in flight.
+template <int Batch = 4, class Load, class Use>
 __device__ __forceinline__ void for_each_patch(int rows, int vectors, Load&& load, Use&& use) {
-  constexpr int batch = 4;
   const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
   const int across = ceil_div(vectors, 4), patches = ceil_div(rows, 8) * across;
   // Exact for fewer than 2^16 / across patches; a tile has at most 8 * 64 of them.
   const int inverse = 65536 / across + 1;
-  for (int p = static_cast<int>(threadIdx.x) / 32; p < patches; p += warps * batch) {
-    uint4 loaded[batch] = {};
-    int row[batch], vector[batch];
+  for (int p = static_cast<int>(threadIdx.x) / 32; p < patches; p += warps * Batch) {
+    uint4 loaded[Batch] = {};
+    int row[Batch], vector[Batch];
 #pragma unroll
-    for (int k = 0; k < batch; ++k) {
+    for (int k = 0; k < Batch; ++k) {
       const int patch = p + k * warps;
       const int down = patch * inverse >> 16;
       row[k] = down * 8 + lane / 4;
@@ -55,7 +54,7 @@ __device__ __forceinline__ void for_each_patch(int rows, int vectors, Load&& loa
       if (row[k] >= 0) loaded[k] = load(row[k], vector[k]);
     }
 #pragma unroll
-    for (int k = 0; k < batch; ++k) {
+    for (int k = 0; k < Batch; ++k) {
       if (row[k] >= 0) use(row[k], vector[k], loaded[k]);
     }
   }
@@ -73,19 +72,34 @@ template <class T>
   }
 }
 
-/// Reads rows of a caller's tensor into the tile, limited to what 16 bits hold. By all threads;
-/// returns whether this thread's numbers are numbers.
-template <class T>
-[[nodiscard]] __device__ bool load_vectors(const HeadRows& in, std::int64_t first_row, int head,
-                                           int width, const TokenTile& tile) {
+/// Rows of a caller's tensor `[row, head, channel]` that a tile is filled with.
+struct SourceRows {
+  const HeadRows& in;
+  int first;                    ///< row of the step
+  const std::int64_t* numbers;  ///< `[row of the step]` of rows of the tensor; null: the same
+
+  /// Row of the tensor that is row `row` of the tile.
+  [[nodiscard]] __device__ __forceinline__ std::int64_t row(int row) const {
+    return numbers == nullptr ? first + row : numbers[first + row];
+  }
+};
+
+/// Reads rows of a caller's tensor into the tile, limited to what 16 bits hold. `Gathers`: rows
+/// have numbers; one load is in flight then, so that the kernel has registers left for the others.
+/// By all threads; returns whether this thread's numbers are numbers.
+template <class T, bool Gathers>
+[[nodiscard]] __device__ bool load_vectors(const SourceRows& rows, int head, int width,
+                                           const TokenTile& tile) {
   constexpr int per_vector = 16 / static_cast<int>(sizeof(T));
-  const T* from =
-      static_cast<const T*>(in.data) + first_row * in.row_stride + head * in.head_stride;
+  const std::int64_t row_stride = rows.in.row_stride;
+  const T* from = static_cast<const T*>(rows.in.data) + (Gathers ? 0 : rows.first * row_stride) +
+                  head * rows.in.head_stride;
   float nothing = 0.0f;  // a NaN as soon as a number is none
-  for_each_patch(
+  for_each_patch<Gathers ? 1 : 4>(
       tile.count, width / per_vector,
       [&](int row, int vector) {
-        return __ldg(reinterpret_cast<const uint4*>(from + row * in.row_stride) + vector);
+        const std::int64_t at = Gathers ? rows.row(row) : row;
+        return __ldg(reinterpret_cast<const uint4*>(from + at * row_stride) + vector);
       },
       [&](int row, int vector, const uint4& loaded) {
         float* x = tile.row(tile.first + row) + vector * per_vector;
@@ -100,14 +114,15 @@ template <class T>
 }
 
 /// As load_vectors, for any strides, alignment and width.
-[[nodiscard]] static __device__ bool load_elements(const HeadRows& in, std::int64_t first_row,
-                                                   int head, int width, const TokenTile& tile) {
+[[nodiscard]] static __device__ bool load_elements(const SourceRows& rows, int head, int width,
+                                                   const TokenTile& tile) {
   bool finite = true;
   const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
   for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.count; row += warps) {
     float* x = tile.row(tile.first + row);
+    const std::int64_t at = rows.row(row);
     for (int c = lane; c < width; c += 32) {
-      const float v = in.get(first_row + row, head, c);
+      const float v = rows.in.get(at, head, c);
       finite = finite && is_finite(v);
       x[c] = clamp(v, -f16_max, f16_max);
     }
@@ -122,20 +137,26 @@ template <class T>
          in.head_stride % per_vector == 0 && width % per_vector == 0;
 }
 
+/// load_vectors of the tensor's elements.
+template <bool Gathers>
+[[nodiscard]] __device__ bool load_aligned(const SourceRows& rows, int head, int width,
+                                           const TokenTile& tile) {
+  if (rows.in.scalar == Scalar::f32) return load_vectors<float, Gathers>(rows, head, width, tile);
+  if (rows.in.scalar == Scalar::f16) return load_vectors<F16, Gathers>(rows, head, width, tile);
+  return load_vectors<BF16, Gathers>(rows, head, width, tile);
+}
+
 /// Reads the tile's rows of a caller's tensor; `aligned`: can_load_vectors. By all threads, which
 /// meet at the end; returns in all of them whether all are numbers.
-[[nodiscard]] static __device__ bool load_rows(const HeadRows& in, bool aligned,
-                                               std::int64_t first_row, int head, int width,
-                                               const TokenTile& tile) {
+[[nodiscard]] static __device__ bool load_rows(const SourceRows& rows, bool aligned, int head,
+                                               int width, const TokenTile& tile) {
   bool finite;
   if (!aligned) {
-    finite = load_elements(in, first_row, head, width, tile);
-  } else if (in.scalar == Scalar::f32) {
-    finite = load_vectors<float>(in, first_row, head, width, tile);
-  } else if (in.scalar == Scalar::f16) {
-    finite = load_vectors<F16>(in, first_row, head, width, tile);
+    finite = load_elements(rows, head, width, tile);
+  } else if (rows.numbers == nullptr) {
+    finite = load_aligned<false>(rows, head, width, tile);
   } else {
-    finite = load_vectors<BF16>(in, first_row, head, width, tile);
+    finite = load_aligned<true>(rows, head, width, tile);
   }
   return __syncthreads_and(finite ? 1 : 0) != 0;
 }

@@ -120,6 +120,13 @@ template <class State>
         "is as before it; detail: the layer",
         layer);
   }
+  if (code == StatusCode::invalid_argument) {
+    return error(code,
+                 "terse::cuda::KVCache: a source row of an append is none of its tensors, as where "
+                 "a table names a page that does not exist; the sequence is as before it; detail: "
+                 "the layer",
+                 layer);
+  }
   return error(code,
                "terse::cuda::KVCache: an append was not that of its step, by a graph that was "
                "replayed outside it or serves less; the sequence is as before it; detail: a layer",

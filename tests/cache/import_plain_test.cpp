@@ -1,0 +1,179 @@
+/// Import from an engine's pages: the same stored bytes as appending the same numbers densely.
+#include "terse/cache/import_plain.hpp"
+
+#include <limits>
+
+#include "support/cache_driver.hpp"
+#include "support/catch.hpp"
+#include "support/engine_pages.hpp"
+
+using namespace terse;
+using namespace terse::tests;
+
+namespace {
+
+constexpr int heads = 2, channels = 64;
+
+CacheConfig config() {
+  return {.num_layers = 1,
+          .num_query_heads = 4,
+          .num_kv_heads = heads,
+          .head_dim = channels,
+          .max_sequences = 3,
+          .max_tokens = 300,
+          .max_step_tokens = 128};
+}
+
+/// Two caches of which one imports what the other is given densely.
+template <class P>
+struct Imported {
+  Driver<PagedLayout<>, P> paged{config()}, dense{config()};
+  EnginePages& pages;
+  Dialect dialect;
+
+  /// Sequence i has table row i.
+  explicit Imported(EnginePages& of_pages, Dialect of_dialect)
+      : pages(of_pages), dialect(of_dialect) {
+    for (std::size_t i = 0; i < pages.numbers.size(); ++i) {
+      REQUIRE(paged.create() == dense.create());
+    }
+  }
+  SequenceId id(int row) { return {row, generation(row)}; }
+  std::uint32_t generation(int row) { return paged.cache.layer(0).sequences[row].generation; }
+
+  void step(const std::vector<PageRange>& ranges) {
+    std::vector<StepPart> parts;
+    std::vector<float> keys, values;
+    std::size_t rows = 0;
+    for (const PageRange& range : ranges) {
+      parts.push_back({id(range.table_row), range.tokens});
+      const int first = static_cast<int>(range.first_place);
+      pages.gather(Side::key, range.table_row, first, range.tokens, &keys);
+      pages.gather(Side::value, range.table_row, first, range.tokens, &values);
+      rows += static_cast<std::size_t>(range.tokens);
+    }
+    std::vector<std::int64_t> source_rows(rows + 2, -5);
+    const PlainPages view = pages.view(dialect);
+    REQUIRE(find_source_rows(view, ranges, source_rows).ok());
+    CHECK(source_rows[rows] == -1);
+    CHECK(source_rows[rows + 1] == -1);
+    REQUIRE(paged.cache.begin_step(parts).ok());
+    REQUIRE(dense.cache.begin_step(parts).ok());
+    REQUIRE(paged.cache
+                .append(0, inputs_from_pages(view, pages.key_tensor(), pages.value_tensor(),
+                                             source_rows))
+                .ok());
+    REQUIRE(dense.cache
+                .append(0, {HeadRows::dense(keys.data(), Scalar::f32, heads, channels),
+                            HeadRows::dense(values.data(), Scalar::f32, heads, channels)})
+                .ok());
+    REQUIRE(paged.cache.commit_step().ok());
+    REQUIRE(dense.cache.commit_step().ok());
+    CHECK((paged.buffers == dense.buffers));
+  }
+};
+
+template <class P>
+void check_all(PageOrder order, Scalar scalar, int page_tokens, Dialect dialect) {
+  INFO("order " << int(order) << ", scalar " << int(scalar) << ", page_tokens " << page_tokens
+                << ", dialect " << int(dialect));
+  EnginePages pages(order, scalar, page_tokens, heads, channels, {200, 90});
+  Random random(5);
+  pages.fill(random, 0, 200);
+  pages.fill(random, 1, 90);
+  Imported<P> both(pages, dialect);
+  both.step({{0, 100, 0}});
+  both.step({{1, 90, 0}, {0, 1, 100}});
+  both.step({{0, 99, 101}});
+}
+
+}  // namespace
+
+TEST_CASE("importing is appending", "[cache][import]") {
+  for (const PageOrder order :
+       {PageOrder::nhd, PageOrder::hnd, PageOrder::combined_nhd, PageOrder::combined_hnd}) {
+    for (const Dialect dialect : {Dialect::dense, Dialect::csr}) {
+      check_all<Identity>(order, Scalar::f16, 16, dialect);
+      check_all<Kivi2>(order, Scalar::bf16, 1, dialect);
+      check_all<Int4Rotated>(order, Scalar::f32, 64, dialect);
+    }
+  }
+}
+
+TEST_CASE("a slot mapping is as good as a table", "[cache][import]") {
+  EnginePages pages(PageOrder::nhd, Scalar::f16, 16, heads, channels, {50});
+  Random random(6);
+  pages.fill(random, 0, 50);
+  const PlainPages view = pages.view(Dialect::dense);
+  std::vector<std::int64_t> slot_mapping, found(50);
+  for (int i = 0; i < 50; ++i) {
+    slot_mapping.push_back(std::int64_t{pages.numbers[0][static_cast<std::size_t>(i / 16)]} * 16 +
+                           i % 16);
+  }
+  const PageRange range{0, 50, 0};
+  REQUIRE(find_source_rows(view, {&range, 1}, found).ok());
+  CHECK((found == slot_mapping));
+}
+
+TEST_CASE("pages that do not exist are found before anything is written", "[cache][import]") {
+  EnginePages pages(PageOrder::hnd, Scalar::f16, 16, heads, channels, {50, 20});
+  const auto find = [&](Dialect dialect, const std::vector<PageRange>& ranges, std::size_t rows) {
+    std::vector<std::int64_t> found(rows, -5);
+    const Status s = find_source_rows(pages.view(dialect), ranges, found);
+    bool untouched = true;
+    for (const std::int64_t row : found) untouched = untouched && row == -5;
+    CHECK(untouched == !s.ok());
+    return s;
+  };
+  for (const Dialect dialect : {Dialect::dense, Dialect::csr}) {
+    INFO("dialect " << int(dialect));
+    CHECK(find(dialect, {{0, 64, 0}}, 64).ok());
+    CHECK(find(dialect, {{0, 65, 0}}, 65).code == StatusCode::invalid_argument);
+    CHECK(find(dialect, {{0, 1, 0}, {0, 2, 63}}, 65).detail == 1);
+    CHECK(find(dialect, {{0, 1, -1}}, 1).code == StatusCode::invalid_argument);
+    CHECK(find(dialect, {{1, 33, 0}}, 33).code == StatusCode::invalid_argument);
+    CHECK(find(dialect, {{2, 1, 0}}, 1).code == StatusCode::invalid_argument);
+    CHECK(find(dialect, {{0, 10, 0}, {1, 10, 0}}, 19).code == StatusCode::buffer_too_small);
+    for (const std::int32_t bad : {-1, pages.num_pages}) {
+      const std::int32_t good = std::exchange(pages.numbers[0][2], bad);
+      pages.write_tables();
+      CHECK(find(dialect, {{0, 32, 0}}, 32).ok());
+      CHECK(find(dialect, {{0, 33, 0}}, 33).code == StatusCode::invalid_argument);
+      pages.numbers[0][2] = good;
+      pages.write_tables();
+    }
+  }
+}
+
+TEST_CASE("append refuses source rows that are none", "[cache][import]") {
+  EnginePages pages(PageOrder::nhd, Scalar::f32, 16, heads, channels, {50});
+  Random random(7);
+  pages.fill(random, 0, 50);
+  Driver<PagedLayout<>, Kivi2> d(config());
+  const SequenceId id = d.create();
+  const PlainPages view = pages.view(Dialect::csr);
+  std::vector<std::int64_t> source_rows(50);
+  const PageRange range{0, 50, 0};
+  REQUIRE(find_source_rows(view, {&range, 1}, source_rows).ok());
+  const StepPart part{id, 50};
+  REQUIRE(d.cache.begin_step({&part, 1}).ok());
+  const OwnedBuffers before = d.buffers.copy();
+  const auto append = [&](Span<const std::int64_t> rows) {
+    return d.cache.append(0,
+                          inputs_from_pages(view, pages.key_tensor(), pages.value_tensor(), rows));
+  };
+  for (const std::int64_t bad : {std::int64_t{-1}, std::int64_t{pages.num_pages} * 16}) {
+    std::vector<std::int64_t> rows = source_rows;
+    rows[49] = bad;
+    const Status s = append(rows);
+    CHECK(s.code == StatusCode::invalid_argument);
+    CHECK(s.detail == 49);
+  }
+  CHECK(append({source_rows.data(), 49}).code == StatusCode::buffer_too_small);
+  const auto spoil = [&](int place, float x) { pages.put(Side::value, 0, place, 1, 63, x); };
+  spoil(49, std::numeric_limits<float>::infinity());
+  CHECK(append(source_rows).code == StatusCode::not_finite);
+  CHECK((d.buffers == before));
+  spoil(49, 1.0f);
+  CHECK(append(source_rows).ok());
+}
