@@ -31,10 +31,9 @@ struct Pair : Twin<L, P> {
   using Base::host;
   Random random{7};
 
-  explicit Pair(int layers, const PolicyConfig<PolicyOf<P>>& policy = {})
-      : Pair(config_of(layers), policy) {}
-  explicit Pair(const CacheConfig& config, const PolicyConfig<PolicyOf<P>>& policy = {})
-      : Base(config, {policy}) {}
+  using Configs = typename Base::Host::Configs;
+  explicit Pair(int layers, const Configs& policies = {}) : Pair(config_of(layers), policies) {}
+  explicit Pair(const CacheConfig& config, const Configs& policies = {}) : Base(config, policies) {}
 
   SequenceId create() {
     const SequenceId id = *host.cache.create_sequence();

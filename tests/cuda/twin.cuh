@@ -154,6 +154,14 @@ class Twin {
     return std::int64_t{a->tokens_moved};
   }
 
+  /// A sequence as the device saves it, or nothing if the host saves it otherwise.
+  [[nodiscard]] std::vector<std::byte> saved(SequenceId id) {
+    std::vector<std::byte> own(*device.saved_bytes(id)), expected(*host.cache.saved_bytes(id));
+    const bool agree = device.save(id, 1, own, nullptr).ok() &&
+                       host.cache.save(id, 1, expected).ok() && own == expected;
+    return agree ? own : std::vector<std::byte>{};
+  }
+
   /// Whether the sequences, copied to the host, are saved there as the host's are.
   [[nodiscard]] bool copies_agree(const std::vector<SequenceId>& ids) {
     const OwnedBuffers copy{host.cache.memory_plan()};
@@ -332,17 +340,33 @@ class TwinRun {
       const auto b = twin_.device.fork(ids_[k], nullptr);
       agree(a.status(), b.status());
       if (a.ok()) ids_.push_back(*a);
-    } else if (dice < 97) {
+    } else if (dice < 92) {
       name_ = "truncate";
       const std::int64_t length = *twin_.host.cache.length(ids_[k]);
       const std::int64_t to =
           std::max<std::int64_t>(0, length - random_.below(random_.below(3) == 0 ? 200 : 9));
       agree(twin_.host.cache.truncate(ids_[k], to), twin_.device.truncate(ids_[k], to, nullptr));
+    } else if (dice < 97) {
+      save_and_load(k);
     } else {
-      name_ = "release";
-      agree(twin_.host.cache.release(ids_[k]), twin_.device.release(ids_[k], nullptr));
-      ids_.erase(ids_.begin() + static_cast<std::ptrdiff_t>(k));
+      release(k);
     }
+  }
+  void release(std::size_t k) {
+    name_ = "release";
+    agree(twin_.host.cache.release(ids_[k]), twin_.device.release(ids_[k], nullptr));
+    ids_.erase(ids_.begin() + static_cast<std::ptrdiff_t>(k));
+  }
+  void save_and_load(std::size_t k) {
+    const std::vector<std::byte> bytes = twin_.saved(ids_[k]);
+    if (random_.below(3) != 0) release(k);
+    name_ = "save and load";
+    const auto a = twin_.host.cache.load(bytes, 1);
+    const auto b = twin_.device.load(bytes, 1, nullptr);
+    agree(a.status(), b.status());
+    if (a.ok()) ids_.push_back(*a);
+    if (a.ok() && b.ok() && !(*a == *b)) trouble_ = "another handle";
+    if (bytes.empty()) trouble_ = "another file";
   }
   void compact(SequenceId id) {
     if (T::evicts && random_.below(2) == 0) evict();

@@ -12,8 +12,8 @@
 ///   void order();             // what follows happens after what came before
 ///
 /// Copies and clearings between two calls of order may be carried out in any order. Evictors'
-/// choice, observation and loading write tables and blocks directly, and so serve HostMemory only;
-/// compaction has a target of its own (row_rewriter.hpp).
+/// choice and observation write tables directly, and so serve HostMemory only; compaction
+/// (row_rewriter.hpp) and loading (load.hpp) have targets of their own, saving a source (save.hpp).
 #pragma once
 
 #include <cstddef>

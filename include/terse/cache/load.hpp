@@ -140,24 +140,52 @@ template <class Store>
   return need;
 }
 
-/// Fills an empty sequence from a payload that payload_need accepted; pages are available.
-template <class Store>
-void read_payload(Store& store, int sequence, const std::byte* in) {
-  const auto get = [&](void* to, std::size_t n) {
-    std::memcpy(to, in, n);
-    in += n;
-  };
-  walk_sequence(store, sequence, get, [&](const auto& r, int row, int entry) {
-    std::uint8_t has_block = 0;
-    get(&has_block, 1);
-    if constexpr (Store::Ref::layout::paged) {
-      r.page_slot(sequence, row, entry) = has_block != 0 ? store.take_page() : no_page;
+/// Fills an empty sequence from a payload at `in` that payload_need accepted; pages are available.
+/// `Target` writes where this processor need not be able to:
+///
+///   void write_table(T* table, const std::byte* from, std::size_t count);
+///   void write_bytes(std::byte* to, const std::byte* from, std::size_t bytes);  // of pages, tails
+template <class Store, class Target>
+struct SequenceFiller {
+  using Ref = typename Store::Ref;
+
+  Store& store;
+  int sequence;
+  Target& target;
+  const std::byte* in;
+
+  template <class T>
+  void table(T* to, std::size_t count) noexcept {
+    target.write_table(to, in, count);
+    in += count * sizeof(T);
+  }
+  template <class T>
+  void states(T* to, std::size_t count) noexcept {
+    table(to, count);
+  }
+  void entry(const Ref& r, int row, int entry) noexcept {
+    const bool has_block = *in++ != std::byte{0};
+    if constexpr (Ref::layout::paged) {
+      store.memory.set(r.page_slot(sequence, row, entry), has_block ? store.pool.take() : no_page);
     }
-    if (has_block != 0) {
-      get(r.block(sequence, row * store.shape.units_per_row, entry), store.shape.page_bytes);
-    }
-  });
-}
+    if (has_block) bytes(entry_block(r, sequence, row, entry), store.shape.page_bytes);
+  }
+  void bytes(std::byte* to, std::size_t count) noexcept {
+    target.write_bytes(to, in, count);
+    in += count;
+  }
+};
+
+/// Everything lies here.
+struct HostTarget {
+  template <class T>
+  static void write_table(T* to, const std::byte* from, std::size_t count) noexcept {
+    std::memcpy(static_cast<void*>(to), from, count * sizeof(T));
+  }
+  static void write_bytes(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
+    std::memcpy(to, from, bytes);
+  }
+};
 
 /// Checks the class section at `*at` and moves behind it.
 template <class Store>
@@ -202,10 +230,11 @@ template <class Store>
   return {};
 }
 
+/// Checks everything that is saved at `in`, and whether there is room for it. Gives the length in
+/// tokens.
 template <class State>
-[[nodiscard]] Expected<SequenceId> load_sequence(State& state, Span<const std::byte> in,
+[[nodiscard]] Expected<std::int64_t> check_saved(State& state, Span<const std::byte> in,
                                                  std::uint64_t model_fingerprint) noexcept {
-  static_assert(std::is_same_v<typename State::Memory, HostMemory>);
   if (state.in_step) return inside_step();
   SaveHeader header;
   if (in.data() == nullptr || in.size() < sizeof header) {
@@ -244,16 +273,33 @@ template <class State>
     status = error(StatusCode::corrupt_data, "terse::KVCache::load: bytes are left over");
   }
   if (!status.ok()) return status;
+  return std::int64_t{header.length_tokens};
+}
+
+/// Fills an empty sequence with what check_saved accepted; `target`: as in SequenceFiller.
+template <class State, class Target>
+void fill_sequence(State& state, SequenceId sequence, const std::byte* in,
+                   std::int64_t length_tokens, Target& target) noexcept {
+  in += sizeof(SaveHeader);
+  state.for_each_store([&](auto& store) {
+    using Store = std::remove_reference_t<decltype(store)>;
+    SequenceFiller<Store, Target> filler{store, sequence.index, target, in + sizeof(ClassHeader)};
+    walk_sequence(store, sequence.index, filler);
+    in = filler.in;
+  });
+  state.memory.set(state.sequences[sequence.index].length_tokens, length_tokens);
+}
+
+template <class State>
+[[nodiscard]] Expected<SequenceId> load_sequence(State& state, Span<const std::byte> in,
+                                                 std::uint64_t model_fingerprint) noexcept {
+  static_assert(std::is_same_v<typename State::Memory, HostMemory>);
+  const Expected<std::int64_t> length = check_saved(state, in, model_fingerprint);
+  if (!length.ok()) return length.status();
   Expected<SequenceId> sequence = create_sequence(state);
   if (!sequence.ok()) return sequence;
-  at = sizeof header;
-  state.for_each_store([&](auto& store) {
-    ClassHeader own;
-    std::memcpy(&own, in.data() + at, sizeof own);
-    read_payload(store, sequence->index, in.data() + at + sizeof own);
-    at += sizeof own + static_cast<std::size_t>(own.payload_bytes);
-  });
-  state.sequences[sequence->index].length_tokens = header.length_tokens;
+  HostTarget target;
+  fill_sequence(state, *sequence, in.data(), *length, target);
   return sequence;
 }
 

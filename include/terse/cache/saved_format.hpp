@@ -40,40 +40,46 @@ struct ClassHeader {
 };
 static_assert(sizeof(SaveHeader) == 48 && sizeof(ClassHeader) == 24);
 
-/// Visits every byte range of a sequence's state in saved order. `visit(pointer, bytes)` for state
-/// and tails, `page(ref, row, entry)` for entries, after their counts are known.
-template <class Store, class VisitBytes, class VisitPage>
-void walk_sequence(Store& store, int sequence, VisitBytes&& visit, VisitPage&& page) {
+/// Visits a sequence's state in saved order:
+///
+///   void table(T* table, std::size_t count);              // that bookkeeping reads and writes
+///   void states(TokenState* states, std::size_t count);   // of the evictor
+///   void entry(const Ref& r, int row, int entry);         // its block
+///   void bytes(std::byte* tails, std::size_t count);      // of all units of a slot
+///
+/// The number of a row's entries is read after its visit.
+template <class Store, class Visitor>
+void walk_sequence(Store& store, int sequence, Visitor& visitor) {
   using Ref = typename Store::Ref;
   const ClassShape& shape = store.shape;
-  visit(&store.base.grids[sequence], sizeof(GridRecord));
+  visitor.table(&store.base.grids[sequence], 1);
   for (int s = 0; s < shape.slots; ++s) {
     const Ref r = store.ref(s);
     for (int row = 0; row < shape.rows; ++row) {
-      visit(&r.entry_count(sequence, row), sizeof(std::int32_t));
+      visitor.table(&r.entry_count(sequence, row), 1);
       const int count = r.entry_count(sequence, row);
-      for (int e = 0; e < count; ++e) page(r, row, e);
+      for (int e = 0; e < count; ++e) visitor.entry(r, row, e);
       for (int u = row * shape.units_per_row; u < (row + 1) * shape.units_per_row; ++u) {
         const std::size_t at = r.unit_entry(sequence, u, 0);
         const auto n = static_cast<std::size_t>(count);
-        visit(r.live + at, n * sizeof *r.live);
-        visit(r.first_positions + at, n * sizeof *r.first_positions);
+        visitor.table(r.live + at, n);
+        visitor.table(r.first_positions + at, n);
         if constexpr (Ref::scatters) {
-          visit(r.position_deltas + at * block_tokens,
-                n * block_tokens * sizeof *r.position_deltas);
+          visitor.table(r.position_deltas + at * block_tokens, n * block_tokens);
         }
         if constexpr (Store::has_state) {
-          visit(r.token_states + at * block_tokens, n * block_tokens * sizeof *r.token_states);
+          visitor.states(r.token_states + at * block_tokens, n * block_tokens);
         }
       }
     }
-    for (int u = 0; u < shape.unit.units; ++u) {
-      if (shape.tail_stride_bytes > 0) visit(r.unit_tail(sequence, u), shape.tail_stride_bytes);
+    if (shape.tail_stride_bytes > 0) {
+      visitor.bytes(r.unit_tail(sequence, 0),
+                    static_cast<std::size_t>(shape.unit.units) * shape.tail_stride_bytes);
     }
   }
 }
 
-/// Whether an entry has a block, and where.
+/// Where the block of an entry lies, or null if it has none.
 template <class Ref>
 [[nodiscard]] std::byte* entry_block(const Ref& r, int sequence, int row, int entry) noexcept {
   if (r.page(sequence, row, entry) == no_page) return nullptr;

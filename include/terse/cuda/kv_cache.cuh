@@ -20,7 +20,9 @@
 #include "terse/cuda/cache/create.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 #include "terse/cuda/cache/evict.cuh"
+#include "terse/cuda/cache/load.cuh"
 #include "terse/cuda/cache/observe.cuh"
+#include "terse/cuda/cache/save.cuh"
 #include "terse/cuda/cache/sequences.cuh"
 #include "terse/cuda/cache/steps.cuh"
 #include "terse/cuda/cache/transfer.cuh"
@@ -71,9 +73,8 @@ class KVCache {
   }
 
   /// A cache that goes on from the buffers of a terse::KVCache of the same configuration, which are
-  /// copied: prefill or load there, go on here. Errors of terse::KVCache::attach;
-  /// unsupported where pages are the engine's, in whose memory they need not have the same places.
-  /// Waits.
+  /// copied: prefill there, go on here. Errors of terse::KVCache::attach; unsupported where pages
+  /// are the engine's, in whose memory they need not have the same places. Waits.
   [[nodiscard]] static Expected<KVCache> create_from(const CacheConfig& config, const Buffers& host,
                                                      const CacheBuffers& buffers,
                                                      cudaStream_t stream,
@@ -87,8 +88,8 @@ class KVCache {
   }
 
   /// Copies everything to buffers of `memory_plan()`'s sizes, from which terse::KVCache::attach
-  /// goes on: to save or inspect there. Not inside a step; wrong_phase if a living
-  /// sequence has failed and was not recovered, unsupported as create_from. Waits.
+  /// goes on. Not inside a step; wrong_phase if a living sequence has failed and was not recovered,
+  /// unsupported as create_from. Waits.
   Status copy_to(const Buffers& host, cudaStream_t stream) noexcept {
     return state_.change(stream, [&] { return detail::copy_to_host(state_, host, stream); });
   }
@@ -238,6 +239,32 @@ class KVCache {
   [[nodiscard]] Expected<std::int64_t> take_back_pages(Span<std::int32_t> pages,
                                                        int policy_class = 0) noexcept {
     return terse::detail::take_back_pages(state_.cache, policy_class, pages);
+  }
+
+  // --- saving --------------------------------------------------------------------------------
+
+  /// Bytes that save writes for a sequence, exactly.
+  [[nodiscard]] Expected<std::size_t> saved_bytes(SequenceId sequence) const noexcept {
+    return terse::detail::saved_bytes(state_.cache, sequence);
+  }
+
+  /// As terse::KVCache::save, and the same bytes: either processor loads what the other has saved.
+  /// `out`: host memory, pinned or not. The host's errors; wrong_phase if the sequence has failed.
+  /// Waits for `stream`.
+  Status save(SequenceId sequence, std::uint64_t model_fingerprint, Span<std::byte> out,
+              cudaStream_t stream) noexcept {
+    return state_.change(stream, [&] {
+      return detail::save_on_device(state_, sequence, model_fingerprint, out, stream);
+    });
+  }
+
+  /// As terse::KVCache::load. `in`: host memory, not needed any longer when it returns. A failure
+  /// changes nothing, but for a device_error half-way, after which the cache has to be created
+  /// anew. Waits for `stream`.
+  [[nodiscard]] Expected<SequenceId> load(Span<const std::byte> in, std::uint64_t model_fingerprint,
+                                          cudaStream_t stream) noexcept {
+    return state_.change(
+        stream, [&] { return detail::load_on_device(state_, in, model_fingerprint, stream); });
   }
 
   // --- views ---------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ template <class State>
     if (!store.borrows_pages) return;
     status = error(StatusCode::unsupported,
                    "terse::cuda::KVCache: pages that the engine lent are not copied; save and load "
-                   "the sequences on the host");
+                   "the sequences");
   });
   return status;
 }
