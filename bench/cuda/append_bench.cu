@@ -3,10 +3,14 @@
 /// what a step costs on the host, waiting for the device included.
 #include <algorithm>
 #include <chrono>
+#include <numeric>
+#include <random>
 #include <string>
 #include <vector>
 
 #include <benchmark/benchmark.h>
+
+#include "terse/cuda/export_plain.cuh"
 
 #include "cuda/appending.cuh"
 #include "cuda/policies.hpp"
@@ -19,13 +23,46 @@ using namespace terse;
 using namespace terse::bench;
 
 template <class Policy>
-void append_rows(benchmark::State& state, int sequences, int length, int tokens, int layers) {
+void append_rows(benchmark::State& state, int sequences, int length, int tokens, int layers,
+                 const AppendForm& form = {}) {
   Appending<Policy> step(sequences, length, tokens, layers);
-  LaunchGraph graph(layers, [&](int layer, cudaStream_t stream) { step.append(layer, stream); });
+  step.prepare(form);
+  LaunchGraph graph(layers,
+                    [&](int layer, cudaStream_t stream) { step.append(layer, stream, form); });
   for (int i = 0; i < 3; ++i) static_cast<void>(graph.replay());
   for (auto _ : state) state.SetIterationTime(graph.replay() * 1e-6);
   const auto moved = static_cast<double>(step.bytes_moved(length, tokens));
   report_bytes(state, moved, "of_copy", copy_rate());
+}
+
+/// Export of one sequence to fp16 pages of 16 tokens, a layer a launch.
+template <class Policy>
+void export_rows(benchmark::State& state, int tokens, int layers) {
+  Appending<Policy> step(1, tokens, 1, layers);
+  must(step.cache().abandon_step(nullptr));
+  constexpr int page_tokens = 16;
+  std::vector<std::int32_t> pages(static_cast<std::size_t>(ceil_div(tokens, page_tokens)));
+  std::iota(pages.begin(), pages.end(), 0);
+  std::shuffle(pages.begin(), pages.end(), std::mt19937(9));
+  const DeviceArray<std::int32_t> table(pages), counts(kv_heads);
+  const DeviceArray<SequenceId> sequences(step.ids());
+  const std::size_t numbers = pages.size() * page_tokens * kv_heads * head_dim;
+  const DeviceArray<F16> keys(numbers), values(numbers);
+  const auto num_pages = static_cast<int>(pages.size());
+  const PlainPages to = PlainPages::nhd(
+      Scalar::f16,
+      {.num_pages = num_pages, .page_tokens = page_tokens, .heads = kv_heads, .channels = head_dim},
+      PageTable::dense(table.data(), 1, num_pages));
+  LaunchGraph graph(layers, [&](int layer, cudaStream_t stream) {
+    must(cuda::export_plain(step.cache().layer(layer), sequences.data(), 1, to,
+                            {keys.data(), values.data(), counts.data()}, stream));
+  });
+  for (int i = 0; i < 3; ++i) static_cast<void>(graph.replay());
+  for (auto _ : state) state.SetIterationTime(graph.replay() * 1e-6);
+  const ClassShape& shape = step.cache().memory_plan().classes[0].shape;
+  const auto blocks = static_cast<std::size_t>(ceil_div(tokens, block_tokens));
+  report_bytes(state, static_cast<double>(blocks * shape.page_bytes + 4 * numbers), "of_copy",
+               copy_rate());
 }
 
 /// begin_step and commit_step of single tokens, without appends: one block's worth of steps.
@@ -58,6 +95,11 @@ void add(const std::string& policy) {
   row("decode_64_seals", [](State& s) { append_rows<Policy>(s, 64, 256, 1, 32); });
   row("prompt_1x8k", [](State& s) { append_rows<Policy>(s, 1, 0, 8192, 8); });
   row("bookkeeping_64x32", [](State& s) { bookkeeping_rows<Policy>(s, 64, 32); });
+  row("prompt_1x8k_from_pages",
+      [](State& s) { append_rows<Policy>(s, 1, 0, 8192, 8, {.from_pages = true}); });
+  row("prompt_1x8k_rope", [](State& s) { append_rows<Policy>(s, 1, 0, 8192, 8, {.turns = true}); });
+  row("decode_1_rope", [](State& s) { append_rows<Policy>(s, 1, 261, 1, 32, {.turns = true}); });
+  row("export_1x8k", [](State& s) { export_rows<Policy>(s, 8192, 8); });
   row("prompt_8x4k", [](State& s) { append_rows<Policy>(s, 8, 0, 4096, 4); });
 }
 

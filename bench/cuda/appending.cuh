@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <numeric>
+#include <random>
 #include <vector>
 
 #include "terse/cuda/kv_cache.cuh"
@@ -16,6 +18,12 @@ inline constexpr int kv_heads = 8, head_dim = 128;
 
 struct alignas(128) Aligned {
   std::byte bytes[128];
+};
+
+/// How a step's keys and values come.
+struct AppendForm {
+  bool from_pages = false;  ///< from an engine's pages of 16 tokens, in no order
+  bool turns = false;       ///< keys before RoPE
 };
 
 /// A cache whose sequences hold `length` tokens, inside a step of `tokens` more.
@@ -34,7 +42,8 @@ class Appending {
                 .head_dim = head_dim,
                 .max_sequences = sequences,
                 .max_tokens = length + tokens,
-                .max_step_tokens = std::max(length, tokens)},
+                .max_step_tokens = std::max(length, tokens),
+                .rope = {.rotary_dim = head_dim}},
         plan_(*Cache::plan(config_, {policy})),
         pages_(plan_.pages_bytes),
         tails_(std::max(plan_.tails_bytes, std::size_t{1})),
@@ -65,14 +74,41 @@ class Appending {
     for (const SequenceId id : ids_) parts.push_back({id, tokens});
     must(cache_.begin_step(parts, nullptr));
   }
-  void append(int layer, cudaStream_t stream) {
+  void append(int layer, cudaStream_t stream, const AppendForm& form = {}) {
     const F16* keys = inputs_.data() + static_cast<std::size_t>(layer) *
                                            (inputs_.size() / static_cast<std::size_t>(layers_));
     const F16* values = keys + inputs_.size() / static_cast<std::size_t>(layers_) / 2;
-    must(cache_.append(layer,
-                       {HeadRows::dense(keys, Scalar::f16, kv_heads, head_dim),
-                        HeadRows::dense(values, Scalar::f16, kv_heads, head_dim)},
-                       stream));
+    AppendInputs in{HeadRows::dense(keys, Scalar::f16, kv_heads, head_dim),
+                    HeadRows::dense(values, Scalar::f16, kv_heads, head_dim)};
+    if (form.from_pages) {
+      in.source_rows = {source_rows_.data(), source_rows_.size()};
+      in.num_source_rows = rows_;
+    }
+    if (form.turns) in.rope = {turns_.data(), config_.max_tokens};
+    must(cache_.append(layer, in, stream));
+  }
+  /// Makes what a form needs.
+  void prepare(const AppendForm& form) {
+    constexpr int page_tokens = 16;
+    if (form.from_pages) {
+      std::vector<std::int64_t> pages(static_cast<std::size_t>(ceil_div(rows_, page_tokens)));
+      std::iota(pages.begin(), pages.end(), 0);
+      std::shuffle(pages.begin(), pages.end(), std::mt19937(9));
+      std::vector<std::int64_t> rows(static_cast<std::size_t>(rows_));
+      for (std::size_t i = 0; i < rows.size(); ++i) {
+        rows[i] = pages[i / page_tokens] * page_tokens + static_cast<std::int64_t>(i % page_tokens);
+        rows[i] = std::min<std::int64_t>(rows[i], rows_ - 1);
+      }
+      source_rows_ = DeviceArray<std::int64_t>(rows);
+    }
+    if (form.turns) {
+      const auto each = static_cast<std::size_t>(config_.rope.rotary_dim);
+      std::vector<float> turns(static_cast<std::size_t>(config_.max_tokens) * each);
+      for (int p = 0; p < config_.max_tokens; ++p) {
+        fill_turn(config_.rope, p, turns.data() + static_cast<std::size_t>(p) * each);
+      }
+      turns_ = DeviceArray<float>(turns);
+    }
   }
   void empty() {
     for (const SequenceId id : ids_) must(cache_.truncate(id, 0, nullptr));
@@ -107,6 +143,8 @@ class Appending {
   DeviceArray<std::byte> pages_, tails_, state_;
   std::vector<Aligned> mirror_;
   DeviceArray<F16> inputs_;  // [layer, side, row, head, channel]
+  DeviceArray<std::int64_t> source_rows_;
+  DeviceArray<float> turns_;  // [position, pair, 2]
   Cache cache_;
   std::vector<SequenceId> ids_;
 };

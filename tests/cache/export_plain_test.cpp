@@ -432,6 +432,11 @@ TEST_CASE("exports that cannot be leave everything as it was", "[cache][export]"
     REQUIRE(d.cache.release(ids[1]).ok());
     CHECK(refused(StatusCode::stale_sequence));
   }
+  SECTION("a handle whose place another sequence has") {
+    REQUIRE(d.cache.release(ids[1]).ok());
+    REQUIRE(d.create().index == ids[1].index);
+    CHECK(refused(StatusCode::stale_sequence));
+  }
   SECTION("a step that is not appended") {
     const StepPart part{ids[1], 1};
     REQUIRE(d.cache.begin_step({&part, 1}).ok());

@@ -44,6 +44,8 @@ TEST_CASE("places and pages that do not exist", "[layout]") {
     CHECK(pages.view(dialect).offset(0, -1) == -1);
     CHECK(pages.view(dialect).offset(0, 47) >= 0);
     CHECK(pages.view(dialect).offset(0, 48) == -1);
+    CHECK(pages.view(dialect).places(-1) == 0);
+    CHECK(pages.view(dialect).places(2) == 0);
     CHECK(pages.view(dialect).offset(-1, 0) == -1);
     CHECK(pages.view(dialect).offset(2, 0) == -1);
     for (const std::int32_t bad : {-1, pages.num_pages}) {

@@ -46,8 +46,8 @@ namespace detail {
                                      std::int64_t rows, int heads, int channels) noexcept {
   constexpr int chunk = 64;
   float x[chunk];
-  for (std::int64_t i = 0; i < rows; ++i) {
-    const std::int64_t row = source_rows.empty() ? i : source_rows[static_cast<std::size_t>(i)];
+  for (std::int64_t own = 0; own < rows; ++own) {
+    const std::int64_t row = source_rows.empty() ? own : source_rows[static_cast<std::size_t>(own)];
     for (int h = 0; h < heads; ++h) {
       for (int c = 0; c < channels; c += chunk) {
         const int n = channels - c < chunk ? channels - c : chunk;
