@@ -19,7 +19,7 @@ CacheConfig config(const RopeSpec& rope) {
           .num_query_heads = 4,
           .num_kv_heads = 2,
           .head_dim = 64,
-          .max_sequences = 2,
+          .max_sequences = 3,
           .max_tokens = 400,
           .max_step_tokens = 128,
           .rope = rope};
@@ -54,7 +54,10 @@ void check(const RopeSpec& rope) {
     REQUIRE(before.cache.append(0, append_inputs(before.shape(), rows)).ok());
     REQUIRE(before.cache.commit_step().ok());
   }
-  CHECK(same_bits(by_append.attend(a, 3), before.attend(b, 3)));
+  std::vector<std::byte> saved(*by_append.cache.saved_bytes(a)), expected(saved.size());
+  REQUIRE(by_append.cache.save(a, 1, saved).ok());
+  REQUIRE(before.cache.save(b, 1, expected).ok());
+  CHECK(saved == expected);
 }
 
 }  // namespace
@@ -96,12 +99,12 @@ TEST_CASE("keys beyond 16 bits are limited before and after they are turned", "[
 TEST_CASE("what append refuses about a table of turns", "[append][rope]") {
   const RopeSpec rope{.rotary_dim = 64};
   const std::vector<float> turns = rope_turns(rope, 20);
-  const auto refusal = [&](auto& d, std::int64_t length) {
+  const auto refusal = [&](auto& d, std::int64_t length, std::ptrdiff_t shift = 0) {
     const SequenceId s = d.create();
     const StepPart part{s, 10};
     const TokenRows rows = token_rows(d.shape(), 1, 0, 0, 10);
     AppendInputs in = append_inputs(d.shape(), rows);
-    in.rope = {turns.data(), length};
+    in.rope = {turns.data() + shift, length};
     REQUIRE(d.cache.begin_step({&part, 1}).ok());
     const Status status = d.cache.append(0, in);
     if (!status.ok()) {
@@ -112,6 +115,7 @@ TEST_CASE("what append refuses about a table of turns", "[append][rope]") {
   };
   Driver<PagedLayout<>, Int8> d(config(rope));
   CHECK(refusal(d, 10).ok());
+  CHECK(refusal(d, 10, 1).code == StatusCode::misaligned);
   const Status status = refusal(d, 9);
   CHECK(status.code == StatusCode::invalid_argument);
   CHECK(status.detail == 10);

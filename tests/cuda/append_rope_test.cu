@@ -33,7 +33,7 @@ struct TurnedTwin : Twin<PagedLayout<>, P> {
   Random random{5};
   std::vector<float> turns;
   DeviceBytes device_turns;
-  SequenceId id;
+  SequenceId id, other;
 
   explicit TurnedTwin(const RopeSpec& rope)
       : Base(config_of(rope)),
@@ -41,16 +41,20 @@ struct TurnedTwin : Twin<PagedLayout<>, P> {
         device_turns(DeviceBytes::copy_of(turns.data(), turns.size())) {
     id = *host.cache.create_sequence();
     REQUIRE(*device.create_sequence(nullptr) == id);
+    other = *host.cache.create_sequence();
+    REQUIRE(*device.create_sequence(nullptr) == other);
   }
   /// Statuses of append on both.
-  std::pair<Status, Status> append(int tokens, Scalar type, std::int64_t device_positions) {
-    const StepPart part{id, tokens};
-    REQUIRE(host.cache.begin_step({&part, 1}).ok());
-    REQUIRE(device.begin_step({&part, 1}, nullptr).ok());
-    const TwinInputs in(random, this->shape(0), tokens, type, Numbers::odd);
+  std::pair<Status, Status> append(const std::vector<StepPart>& parts, Scalar type,
+                                   std::int64_t device_positions, std::ptrdiff_t shift = 0) {
+    REQUIRE(host.cache.begin_step(parts).ok());
+    REQUIRE(device.begin_step(parts, nullptr).ok());
+    int rows = 0;
+    for (const StepPart& part : parts) rows += part.tokens;
+    const TwinInputs in(random, this->shape(0), rows, type, Numbers::odd);
     AppendInputs on_host = in.on_host(), on_device = in.on_device();
     on_host.rope = {turns.data(), positions};
-    on_device.rope = {device_turns.template as<float>(), device_positions};
+    on_device.rope = {device_turns.template as<float>() + shift, device_positions};
     const std::pair result{host.cache.append(0, on_host), device.append(0, on_device, nullptr)};
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
     return result;
@@ -63,15 +67,17 @@ TEMPLATE_TEST_CASE("append turns keys on the device as on the host", "[cuda][app
                    Int8, Int4Rotated, Kivi2) {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   for (const RopeSpec& rope :
-       {RopeSpec{.rotary_dim = 64}, RopeSpec{.rotary_dim = 24},
+       {RopeSpec{.rotary_dim = 64}, RopeSpec{.pairing = RopePairing::interleaved, .rotary_dim = 24},
         RopeSpec{.pairing = RopePairing::interleaved, .rotary_dim = 64, .base = 5e5}}) {
     TurnedTwin<TestType> twin(rope);
     for (const int tokens : {1, 70, 3, 128, 98}) {
       const Scalar type = tokens % 2 == 0 ? Scalar::bf16 : Scalar::f32;
-      const auto [a, b] = twin.append(tokens, type, positions);
+      std::vector<StepPart> parts{{twin.id, tokens}};
+      if (tokens < 100) parts.insert(parts.begin(), {twin.other, 2});  // at other positions
+      const auto [a, b] = twin.append(parts, type, positions);
       REQUIRE(a.ok());
       REQUIRE(b.ok());
-      CHECK(twin.difference(1) == "");
+      CHECK(twin.difference(2) == "");
       REQUIRE(twin.host.cache.commit_step().ok());
       REQUIRE(twin.device.commit_step(nullptr).ok());
     }
@@ -81,10 +87,16 @@ TEMPLATE_TEST_CASE("append turns keys on the device as on the host", "[cuda][app
 TEST_CASE("a table of turns that ends too early on the device", "[cuda][append]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   TurnedTwin<Int8> twin(RopeSpec{.rotary_dim = 64});
-  const auto [a, b] = twin.append(10, Scalar::f16, 9);
+  const auto [a, b] = twin.append({{twin.id, 10}}, Scalar::f16, 9);
   CHECK(a.ok());
   CHECK(b.code == StatusCode::invalid_argument);
   CHECK(b.detail == 10);
+}
+
+TEST_CASE("a table of turns that is not aligned on the device", "[cuda][append]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  TurnedTwin<Int8> twin(RopeSpec{.rotary_dim = 64});
+  CHECK(twin.append({{twin.id, 10}}, Scalar::f16, 20, 1).second.code == StatusCode::misaligned);
 }
 
 TEST_CASE("a replayed append whose table of turns has become too short", "[cuda][append]") {

@@ -48,11 +48,11 @@ CacheConfig config_of(const Shape& s) {
   return c;
 }
 
-template <class P>
+template <class P, Layout L = PagedLayout<>>
 void check(const Shape& shape, PolicyConfig<PolicyOf<P>> policy = {}) {
   const Factors factors(shape.kv_heads, shape.head_dim, shape.key_rank, shape.value_rank);
   policy.factors = {&factors.view, 1};
-  Driver<PagedLayout<>, P> d(config_of(shape), policy);
+  Driver<L, P> d(config_of(shape), policy);
   const SequenceId s = d.create();
   for (const int length : shape.lengths) {
     REQUIRE(d.fill(s, length, 100).ok());
@@ -99,6 +99,19 @@ TEST_CASE("head dimensions, groups and rotations of latents on the device", "[cu
                       .key_rank = 100,
                       .value_rank = 20,
                       .rotary_dim = 256});
+  for (const int head_dim : {36, 72}) {
+    check<PaluPerHead>({.query_heads = 40,
+                        .kv_heads = 1,
+                        .head_dim = head_dim,
+                        .key_rank = 30,
+                        .value_rank = 44,
+                        .pairing = half_split,
+                        .rotary_dim = 20,
+                        .lengths = {70}});
+  }
+  check<PaluPerHead>({.key_rank = 30, .value_rank = 44, .rotary_dim = 2, .lengths = {70}});
+  // So wide that sums of 32 vectors do not fit.
+  check<PaluJoint>({.key_rank = 64, .value_rank = 1400, .lengths = {70}});
 }
 
 TEST_CASE("quantised latents, exact sinks, and eviction on the device", "[cuda][attend]") {
@@ -108,8 +121,8 @@ TEST_CASE("quantised latents, exact sinks, and eviction on the device", "[cuda][
   check<Compose<Palu<PaluSpec{2, 2}>, Kivi2, StreamingLLM>>(
       {.key_rank = 64, .value_rank = 64},
       {.eviction = {.sink_tokens = 4, .window_tokens = 90}, .tail = TailSpec{1, 64, 4}});
-  check<Compose<PaluPerHead, Int8, H2O>>({.key_rank = 32, .value_rank = 48},
-                                         {.eviction = {.heavy_tokens = 50, .recent_tokens = 30}});
+  check<Compose<PaluPerHead, Int8, H2O>, ContiguousLayout>(
+      {.key_rank = 32, .value_rank = 48}, {.eviction = {.heavy_tokens = 50, .recent_tokens = 30}});
   check<Compose<PaluJoint, StreamingLLM>>({.key_rank = 64, .value_rank = 64},
                                           {.eviction = {.sink_tokens = 70, .window_tokens = 90}});
 }
@@ -118,7 +131,7 @@ TEST_CASE("latents of a codec with a basis of its own on the device", "[cuda][at
   if (!has_device()) TERSE_SKIP("no CUDA device");
   check<Compose<PaluPerHead, MirroredCodec>>({.key_rank = 40, .value_rank = 24});
   // So wide that tokens are turned in parts.
-  check<Compose<PaluJoint, MirroredCodec>>(
+  check<Compose<PaluPerHead, MirroredCodec>>(
       {.kv_heads = 2, .key_rank = 700, .value_rank = 132, .lengths = {1, 70}});
 }
 
@@ -164,6 +177,69 @@ TEST_CASE("sequences of a batch with latents on the device", "[cuda][attend]") {
   check_columns<Dims>(d.cache.layer(0), d.buffers.view(), {parts.data(), parts.size()}, queries);
 }
 
+TEST_CASE("many thread blocks share a head of latents on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  const Factors factors(1, 64, 16, 24);
+  PolicyConfig<PolicyOf<PaluPerHead>> policy{.factors = {&factors.view, 1}};
+  CacheConfig config =
+      config_of({.query_heads = 2, .kv_heads = 1, .key_rank = 16, .value_rank = 24});
+  config.max_tokens = 66 * 64 + 5;
+  Driver<PagedLayout<>, PaluPerHead> d(config, policy);
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, config.max_tokens, 128).ok());
+  check_rows<Dims>(d, s, 1);
+  check_rows_columns<Dims>(d, s, 1);
+  const StepPart part{s, 1};
+  const auto run = [&] {
+    return run_on_device<Dims>(d.cache.layer(0), d.buffers.view(), {&part, 1},
+                               query_rows(d.shape(), 5, config.max_tokens - 1, 1));
+  };
+  CHECK(same_bits(run().output, run().output));
+}
+
+TEST_CASE("forks, truncated and compacted latents on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  using P = Compose<PaluPerHead, Int8, H2O>;
+  const Factors factors(4, 64, 32, 48);
+  PolicyConfig<PolicyOf<P>> policy{.factors = {&factors.view, 1}};
+  policy.eviction = {.heavy_tokens = 60, .recent_tokens = 60};
+  Driver<PagedLayout<HeadPaging::per_head>, P> d(config_of({.key_rank = 32, .value_rank = 48}),
+                                                 policy);
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 300, 100).ok());
+  const auto twin = d.cache.fork(s);
+  REQUIRE(twin.ok());
+  REQUIRE(d.cache.evict(s).ok());
+  REQUIRE(d.cache.compact(s, true).ok());
+  check_rows<Dims>(d, s, 2);
+  REQUIRE(d.cache.truncate(*twin, 222).ok());
+  REQUIRE(d.fill(*twin, 290, 50).ok());
+  check_rows<Dims>(d, *twin, 30);
+}
+
+TEST_CASE("parts of latents that hold nothing on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  const Factors factors(4, 64, 32, 48);
+  PolicyConfig<PolicyOf<PaluPerHead>> policy{.factors = {&factors.view, 1}};
+  Driver<PagedLayout<>, PaluPerHead> d(config_of({.key_rank = 32, .value_rank = 48}), policy);
+  const SequenceId full = d.create(), empty = d.create();
+  REQUIRE(d.fill(full, 100, 100).ok());
+  // The handle of a sequence that is gone, an index that there is not, and one without tokens.
+  const std::vector<StepPart> parts{
+      {{full.index, full.generation + 1}, 1}, {{77, 1}, 1}, {empty, 1}};
+  const std::vector<float> queries = query_rows(d.shape(), 5, 0, 3);
+  const std::vector<float> sinks(8, 1.5f);
+  for (const bool has_sinks : {false, true}) {
+    AttendParams params;
+    if (has_sinks) params.sink_logits = sinks.data();
+    const Attended seen = run_on_device<Dims>(d.cache.layer(0), d.buffers.view(),
+                                              {parts.data(), parts.size()}, queries, params);
+    REQUIRE(seen.status.ok());
+    for (const float x : seen.output) CHECK(x == 0.0f);
+    for (const float x : seen.lse_ln) CHECK(x == (has_sinks ? Approx(1.5f) : Approx(-INFINITY)));
+  }
+}
+
 TEST_CASE("what attention to latents on the device refuses", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   const auto code = [](const auto& d, SequenceId s, const AttendParams& params) {
@@ -172,17 +248,19 @@ TEST_CASE("what attention to latents on the device refuses", "[cuda][attend]") {
                                query_rows(d.shape(), 5, 0, 1), params)
         .status.code;
   };
-  const Factors wide(1, 64, 4096, 4096);
-  PolicyConfig<PolicyOf<PaluPerHead>> policy{.factors = {&wide.view, 1}};
-  Driver<PagedLayout<>, PaluPerHead> d(
-      config_of({.query_heads = 1, .kv_heads = 1, .key_rank = 4096, .value_rank = 4096}), policy);
+  const Factors factors(1, 64, 32, 32), wide(1, 64, 32, 4096);
+  const Shape shape{.query_heads = 1, .kv_heads = 1, .key_rank = 32, .value_rank = 32};
+  Driver<PagedLayout<>, PaluPerHead> d(config_of(shape), {.factors = {&factors.view, 1}});
   const SequenceId s = d.create();
   REQUIRE(d.fill(s, 1, 1).ok());
+  CHECK(code(d, s, {}) == StatusCode::ok);
   CHECK(code(d, s, {.require_specialized = true}) == StatusCode::unsupported);
-  Driver<PagedLayout<>, Int8> plain(device_config(4, 2, 64, 512));
-  const SequenceId p = plain.create();
-  REQUIRE(plain.fill(p, 1, 1).ok());
-  CHECK(code(plain, p, {.latent_output = true}) == StatusCode::invalid_argument);
+  // Sums of 4096 channels: 16 vectors of them take more than any device has, and column sums none.
+  Driver<PagedLayout<>, PaluPerHead> e(config_of(shape), {.factors = {&wide.view, 1}});
+  const SequenceId t = e.create();
+  REQUIRE(e.fill(t, 70, 70).ok());
+  CHECK(code(e, t, {}) == StatusCode::unsupported);
+  check_rows_columns<Dims>(e, t, 1);
 }
 
 TEST_CASE("NaN in a query of latents reaches its output on the device", "[cuda][attend]") {

@@ -181,4 +181,8 @@ TEST_CASE("a user's codec on the device", "[cuda][attend]") {
   const Attended refused = run_on_device<Dims>(d.cache.layer(0), d.buffers.view(), {&part, 1},
                                                query_rows(d.shape(), 5, 299, 1), params);
   CHECK(refused.status.code == StatusCode::unsupported);
+  params = {.latent_output = true};
+  const Attended latent = run_on_device<Dims>(d.cache.layer(0), d.buffers.view(), {&part, 1},
+                                              query_rows(d.shape(), 5, 299, 1), params);
+  CHECK(latent.status.code == StatusCode::invalid_argument);
 }

@@ -144,6 +144,24 @@ TEST_CASE("mean squared errors on Gaussian data are those of the theory") {
   CHECK(per_channel == Approx(0.155).epsilon(tolerance));
 }
 
+TEST_CASE("offsets of parameters are those of the record's sections") {
+  const auto check = []<class C>() {
+    for (const Side side : {Side::key, Side::value}) {
+      for (const int width : {1, 20, 64, 100, 128}) {
+        const Record r = C::record(side, width);
+        CHECK(C::scales_offset(side, width) == r.sections[1].offset_bytes);
+        if (r.num_sections > 2) {
+          CHECK(C::minima_offset(width, r.sections[1].offset_bytes) == r.sections[2].offset_bytes);
+        }
+      }
+    }
+  };
+  check.operator()<AffineGroup<AffineSpec{.bits = 2, .group = 20}>>();
+  check.operator()<
+      AffineGroup<AffineSpec{.bits = 4, .granularity = Granularity::per_channel, .group = 32}>>();
+  check.operator()<AffineGroup<AffineSpec{.bits = 8, .rule = ScaleRule::abs_max}>>();
+}
+
 TEST_CASE("constant groups decode to their constant") {
   for (const float v : {0.0f, 1.0f, -3.25f, 65504.0f, -65504.0f, 0.0999755859375f}) {
     const std::vector<float> x(64 * 64, v);

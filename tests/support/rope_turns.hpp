@@ -1,4 +1,4 @@
-/// A table of turns as engines hold one.
+/// The table of turns that an engine makes once.
 #pragma once
 
 #include <cstddef>

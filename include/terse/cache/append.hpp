@@ -25,7 +25,9 @@ struct AppendInputs {
   HeadRows values{};
   HeadRows gate_logits{};  ///< `[row, kv_head]` (one channel); only for Signal::gate_logit
   /// If given, keys come before RoPE: they are turned to their positions as CacheConfig::rope says,
-  /// in fp32, by this table, and then stored. It must hold every position of the step.
+  /// in fp32, by this table, and then stored. Device memory for a cache on the device. Refused
+  /// (invalid_argument): with a projector, without CacheConfig::rope, and where it ends before a
+  /// position of the step; misaligned.
   RopeTable rope{};
   /// `[row]` or empty: row i of the step is row `source_rows[i]` of `keys` and `values`, which have
   /// `num_source_rows` rows. So they may lie in an engine's pages (import_plain.hpp). Other numbers
@@ -261,6 +263,10 @@ template <class Ref>
   if (r.rope.rotary_dim == 0) {
     return error(StatusCode::invalid_argument,
                  "terse::KVCache::append: a table of turns needs CacheConfig::rope");
+  }
+  if (reinterpret_cast<std::uintptr_t>(table.turns) % 8 != 0) {
+    return error(StatusCode::misaligned,
+                 "terse::KVCache::append: the table of turns must be 8-byte aligned");
   }
   if (table.positions < end) {
     return error(StatusCode::invalid_argument,

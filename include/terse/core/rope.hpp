@@ -76,9 +76,10 @@ inline void fill_turn(const RopeSpec& rope, double positions, float* turns) noex
   }
 }
 
-/// A caller's table of the turns of positions 0 to `positions` - 1, where the keys are.
+/// A caller's table of the turns of positions 0 to `positions` - 1, made once.
 struct RopeTable {
-  const float* turns = nullptr;  ///< `[position, pair, 2]`: what fill_turn writes for each
+  /// `[position, pair, 2]`: what fill_turn writes for each position, finite, 8-byte aligned
+  const float* turns = nullptr;
   std::int64_t positions = 0;
 };
 

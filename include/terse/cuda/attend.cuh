@@ -60,7 +60,8 @@ template <class Ref>
 /// nothing. One launch that reads the keys again; no workspace, else as attend. Writes
 /// `column_sums [part, unit, entry, 64]` (KVCache::column_sum_floats a part) for the entries in
 /// use, of sequences that have not failed, of parts of at least one token. Within 2e-3 of exact
-/// arithmetic, relative L2, and the same from run to run.
+/// arithmetic, relative L2, and the same from run to run. unsupported: as attend, and distances in
+/// the cache without a projector.
 template <class Dims = AllHeadDims, class Ref>
 Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* lse_ln,
                              float* column_sums, const AttendParams& params,
@@ -90,7 +91,9 @@ Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* 
 /// aligned device memory, cleared once by clear_workspace for caches of one head dimension or, with
 /// a projector, one rank of values; used by one call at a time. Rows that see nothing give zeros
 /// and lse_ln = -inf. Outputs are within 2e-3 of exact arithmetic on the decoded codes, relative L2
-/// (docs/arithmetic.md), and the same from run to run.
+/// (docs/arithmetic.md), and the same from run to run. unsupported: head dimensions that are not
+/// compiled, blocks or latents that do not fit the device's shared memory, more than 2^31 blocks to
+/// visit.
 template <class Dims = AllHeadDims, class Ref>
 Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
               Span<std::byte> workspace, const AttendParams& params, cudaStream_t stream,

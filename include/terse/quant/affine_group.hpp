@@ -120,6 +120,17 @@ struct AffineGroup {
     return r;
   }
 
+  /// Offsets of `record`'s sections, whose array a device would keep in memory.
+  TERSE_HOST_DEVICE static constexpr std::size_t scales_offset(Side side, int width) noexcept {
+    return round_up(codes_bytes<S.bits>(side, width), section_align_bytes);
+  }
+  TERSE_HOST_DEVICE static constexpr std::size_t minima_offset(int width,
+                                                               std::size_t scales) noexcept {
+    constexpr AffineFormat format = affine_format;
+    const auto params = static_cast<std::size_t>(affine_params(format, width));
+    return round_up(scales + params * sizeof(F16), section_align_bytes);
+  }
+
   TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
                                              std::byte* block) noexcept
       requires(S.granularity == Granularity::per_token) {
@@ -166,14 +177,11 @@ struct AffineGroup {
     const unsigned code =
         load_code<S.bits>(block, code_place<S.bits>(context.side, context.width, token, channel));
     const int i = affine_param_index(format, context.width, token, channel);
-    // Offsets as in `record`, whose array a device would keep in memory.
-    const std::size_t scales =
-        round_up(codes_bytes<S.bits>(context.side, context.width), section_align_bytes);
+    const std::size_t scales = scales_offset(context.side, context.width);
     const float scale = detail::load_half(block + scales, i);
     const float centred = static_cast<float>(code) - affine_format.centre;
     if constexpr (affine_format.has_min) {
-      const auto params = static_cast<std::size_t>(affine_params(format, context.width));
-      const std::size_t minima = round_up(scales + params * sizeof(F16), section_align_bytes);
+      const std::size_t minima = minima_offset(context.width, scales);
       return fused_multiply_add(centred, scale, detail::load_half(block + minima, i));
     } else {
       return centred * scale;
@@ -326,11 +334,11 @@ struct AffineGroup {
   TERSE_HOST_DEVICE static void store_group(const CodecContext& context, int token, int channel,
                                             const Group& g, std::byte* block) noexcept {
     constexpr AffineFormat format = affine_format;
-    const Record r = record(context.side, context.width);
+    const std::size_t scales = scales_offset(context.side, context.width);
     const int param = affine_param_index(format, context.width, token, channel);
-    detail::store_half(block + r.sections[1].offset_bytes, param, g.scale);
+    detail::store_half(block + scales, param, g.scale);
     if constexpr (affine_format.has_min) {
-      detail::store_half(block + r.sections[2].offset_bytes, param, g.minimum);
+      detail::store_half(block + minima_offset(context.width, scales), param, g.minimum);
     }
   }
 

@@ -37,6 +37,7 @@ struct AttendKernel : Results<Config> {
   using Base::threads;
   using Base::vectors;
   using Base::warp;
+  using Base::warps;
   using typename Base::RawQueries;
   using typename Base::Source;
   using typename Base::Total;
@@ -47,7 +48,8 @@ struct AttendKernel : Results<Config> {
     // Everything before may overlap the end of the kernel before it in the stream.
     const bool divides_early = call.lengths_are_settled;
     if (!divides_early) wait_for_previous_kernel();
-    if (!divide_work<threads>(call, vectors, shared.work, shared.walk)) {
+    // Fewer places than warps would leave warps idle, and more partial results to merge.
+    if (!divide_work<threads, warps>(call, vectors, shared.work, shared.walk)) {
       // The kernel behind this one relies on it that the one in front has ended.
       if (divides_early) wait_for_previous_kernel();
       return;

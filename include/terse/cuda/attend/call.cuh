@@ -34,7 +34,7 @@ struct AttendInputs {
 
 /// As terse::AttendOutputs, in device memory.
 struct AttendOutputs {
-  MutableHeadRows output{};  ///< `[row, query_head, head_dim]`
+  MutableHeadRows output{};  ///< `[row, query_head, head_dim]`; value_rank with latent_output
   float* lse_ln = nullptr;   ///< `[row, query_head]` or null
   /// `[part, unit, entry, 64]` or null: see sum_attention_columns. Needs lse_ln; and a policy whose
   /// evictor takes column sums, so that the others need not compile their kernels.
@@ -97,7 +97,7 @@ template <class Ref>
       static_cast<std::uint64_t>(in.num_parts);
   if (!terse::detail::product_fits(
           0x7fffffff,
-          {tiles, static_cast<std::uint64_t>(r.shape.unit.units),
+          {tiles, static_cast<std::uint64_t>(r.shape.kv_heads),
            static_cast<std::uint64_t>(r.shape.entries + 64 * (r.shape.ring_blocks + 1))})) {
     return error(StatusCode::unsupported,
                  "terse::cuda::attend: one call would have more than 2^31 blocks to visit; call "

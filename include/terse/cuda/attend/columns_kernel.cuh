@@ -23,6 +23,9 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
+/// Entries of a unit that a thread block has, at least: sinks lie in the first of them.
+inline constexpr int least_column_entries = sink_block_tokens;
+
 template <class Config>
 struct ColumnsKernel : ExactBlocks<Config> {
   using Base = ExactBlocks<Config>;
@@ -190,7 +193,7 @@ struct ColumnsKernel : ExactBlocks<Config> {
     Source source(shared.source, warp, lane.index);
     wait_for_previous_kernel();
     Segment& s = shared.segments[0];
-    if (threadIdx.x == 0) s = columns_share(call, vectors);
+    if (threadIdx.x == 0) s = columns_share(call, vectors, least_column_entries);
     __syncthreads();
     begin = s.begin;
     end = s.end;

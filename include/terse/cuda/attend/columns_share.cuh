@@ -16,18 +16,17 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
-/// Entries of a unit that a thread block has, at least: sinks lie in the first of them.
-inline constexpr int least_column_entries = sink_block_tokens;
-
-/// Runs into which the entries of `units` units of all parts are divided, for a device on which
-/// `fit` thread blocks run at once.
-[[nodiscard]] inline int column_runs(const ClassShape& shape, int units, int fit) noexcept {
-  return clamp(ceil_div(2 * fit, units), 1, ceil_div(shape.entries, least_column_entries));
+/// Runs of at least `least_entries` entries into which those of `units` units of all parts are
+/// divided, for a device on which `fit` thread blocks run at once.
+[[nodiscard]] inline int column_runs(const ClassShape& shape, int units, int fit,
+                                     int least_entries) noexcept {
+  return clamp(ceil_div(2 * fit, units), 1, ceil_div(shape.entries, least_entries));
 }
 
 /// The calling thread block's share: `begin` and `end` are entries. By one thread.
 template <class Ref>
-[[nodiscard]] __device__ Segment columns_share(const AttendCall<Ref>& call, int vectors) {
+[[nodiscard]] __device__ Segment columns_share(const AttendCall<Ref>& call, int vectors,
+                                               int least_entries) {
   const ClassShape& shape = call.r.shape;
   Segment s;
   s.part = static_cast<int>(blockIdx.x) / shape.unit.units;
@@ -42,7 +41,7 @@ template <class Ref>
                           ? 0
                           : clamp(call.r.entry_count(s.work.sequence, s.list), 0, shape.entries);
   const int share = ceil_div(entries, static_cast<int>(gridDim.y));
-  const int each = share > least_column_entries ? share : least_column_entries;
+  const int each = share > least_entries ? share : least_entries;
   s.begin = min(static_cast<int>(blockIdx.y) * each, entries);
   s.end = min(s.begin + each, entries);
   return s;

@@ -37,12 +37,7 @@ struct ExactBlocks : SealedBlocks<Config> {
   [[nodiscard]] __device__ std::uint64_t exact_mask(const Segment& s, int v, int entry) const {
     if (v >= s.vectors) return 0;
     if (entry >= 0) return mask_of(s, v, entry).exact;
-    std::uint64_t sinks = 0;
-    const int count = call.r.entry_count(s.work.sequence, s.list);
-    for (int e = 0; e < count && e < call.r.shape.tail.sink_tokens; ++e) {
-      sinks |= mask_of(s, v, e).sinks;
-    }
-    return sinks;
+    return sink_mask(call.r, s, [&](int e) { return mask_of(s, v, e); });
   }
 
   [[nodiscard]] __device__ const std::byte* exact_block(const Segment& s, int item) const {

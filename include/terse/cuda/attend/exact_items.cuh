@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 
 #include "terse/cache/class_shape.hpp"
 #include "terse/config.hpp"
@@ -44,6 +45,16 @@ template <class Ref>
     place = (first - s.work.origin) / block_tokens;
   }
   return tail + static_cast<std::size_t>(place % shape.ring_blocks) * shape.tail_block_bytes;
+}
+
+/// Sinks that one query row reads, whatever entries they belong to; `mask_of(entry)`: its RowMask.
+template <class Ref, class MaskOf>
+[[nodiscard]] __device__ __forceinline__ std::uint64_t sink_mask(const Ref& r, const Segment& s,
+                                                                 MaskOf&& mask_of) {
+  std::uint64_t sinks = 0;
+  const int count = r.entry_count(s.work.sequence, s.list);
+  for (int e = 0; e < count && e < r.shape.tail.sink_tokens; ++e) sinks |= mask_of(e).sinks;
+  return sinks;
 }
 
 }  // namespace detail

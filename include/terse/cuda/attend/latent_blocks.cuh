@@ -12,6 +12,7 @@
 #include "terse/config.hpp"
 #include "terse/core/rope.hpp"
 #include "terse/cuda/append/tile_basis.cuh"
+#include "terse/cuda/attend/exact_items.cuh"
 #include "terse/cuda/attend/latent_memory.cuh"
 #include "terse/cuda/attend/prefix_steps.cuh"
 #include "terse/cuda/attend/segment.cuh"
@@ -119,6 +120,7 @@ struct LatentBlocks {
   [[nodiscard]] __device__ bool select(const Segment& s, const LatentBlock& block) {
     __syncthreads();  // what the block before has left was read
     const int sequence = s.work.sequence;
+    static_assert(most_latent_vectors == 32 && threads >= 32 + block_tokens);
     if (warp == 0) {
       const std::uint64_t own = lane < s.vectors ? mask_of(s, block, row_of(s, lane)) : 0;
       shared.masks[lane] = own;
@@ -141,10 +143,10 @@ struct LatentBlocks {
     rebuild_keys(s, block);
     turn_keys();
     __syncthreads();
-    multiply_queries(0);
-    if constexpr (turns_prefix) multiply_queries(1);
-    __syncthreads();
     const std::int64_t prefix = terse::detail::prefix_end(call.r);
+    multiply_queries(0);
+    if (turns_prefix && shared.positions[0] < prefix) multiply_queries(1);  // positions never fall
+    __syncthreads();
     for (int i = thread; i < memory.vectors * block_tokens; i += threads) {
       const int v = i / block_tokens, t = i % block_tokens;
       float& place = scores[v * LatentMemory::score_stride + t];
@@ -187,10 +189,7 @@ struct LatentBlocks {
     if (block.form == LatentForm::encoded) return of_entry(block.entry).decoded;
     if (block.form == LatentForm::tail) return of_entry(block.entry).exact;
     if (block.entry >= 0) return of_entry(block.entry).sinks;
-    std::uint64_t sinks = 0;
-    const int count = call.r.entry_count(s.work.sequence, s.list);
-    for (int e = 0; e < count && e < call.r.shape.tail.sink_tokens; ++e) sinks |= of_entry(e).sinks;
-    return sinks;
+    return sink_mask(call.r, s, of_entry);
   }
 
   __device__ void rebuild_keys(const Segment& s, const LatentBlock& block) {

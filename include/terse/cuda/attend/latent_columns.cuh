@@ -40,7 +40,7 @@ struct LatentColumns : LatentBlocks<Ref> {
   __device__ void run(float* column_sums) {
     wait_for_previous_kernel();
     Segment& s = shared.segment;
-    if (thread == 0) s = columns_share(call, memory.vectors);
+    if (thread == 0) s = columns_share(call, memory.vectors, 1);
     load_angles();
     __syncthreads();
     if (s.begin >= s.end) return;

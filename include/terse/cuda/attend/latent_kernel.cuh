@@ -49,8 +49,11 @@ struct LatentKernel : LatentBlocks<Ref> {
   using typename Base::V;
 
   __device__ void run() {
-    wait_for_previous_kernel();
-    if (!divide_work<threads>(call, memory.vectors, shared.work, shared.walk)) return;
+    const bool divides_early = call.lengths_are_settled;
+    if (!divides_early) wait_for_previous_kernel();
+    const bool has_work = divide_work<threads, 1>(call, memory.vectors, shared.work, shared.walk);
+    if (divides_early) wait_for_previous_kernel();
+    if (!has_work) return;
     load_angles();
     const Segment& s = shared.segment;
     do {
@@ -98,6 +101,8 @@ struct LatentKernel : LatentBlocks<Ref> {
     __syncthreads();
     add_values(s, block);
   }
+
+  static_assert(block_tokens == 64, "a lane has two tokens of a block");
 
   /// scores = tf32 exponentials relative to a row's largest logit so far; sets `factors`.
   __device__ void take_exponentials() {
@@ -177,16 +182,7 @@ struct LatentKernel : LatentBlocks<Ref> {
       for (int c = lane; c < width; c += 32) to[c] = sums[v * memory.sum_stride + c];
       if (lane == 0) call.partial_states[partial_of(s, block, v)] = shared.states[v];
     }
-    __syncthreads();
-    if (thread == 0) {
-      // Releases, cumulatively, what the other threads wrote before the barrier.
-      const unsigned before = arrive(call.arrivals + s.arrival);
-      const bool last = before == static_cast<unsigned>(s.last_block - s.first_block);
-      if (last) call.arrivals[s.arrival] = 0u;
-      shared.is_last = last ? 1 : 0;
-    }
-    __syncthreads();
-    if (shared.is_last == 0) return false;
+    if (!arrives_last(call, s, &shared.is_last)) return false;
     for (int v = warp; v < s.vectors; v += warps) merge(s, v);
     __syncthreads();
     return true;

@@ -53,7 +53,9 @@ struct LatentMemory {
   int keys = 0;     ///< rebuilt, `[channel, token]`; and rows of output
   int bytes = 0;    ///< of all
 
-  // Strides that let the lanes of a warp meet no bank twice (tile_product.cuh).
+  // In products the lanes (g, t) of a warp read a left operand at g * stride + t and decoded keys,
+  // a right one, likewise: strides of 4 more than a multiple of 32 meet no bank twice. They read
+  // the other right operands at t * stride + g: 8 more.
   static constexpr int key_stride = block_tokens + 8;
   static constexpr int score_stride = block_tokens + 4;
   [[nodiscard]] TERSE_HOST_DEVICE int value_stride() const noexcept { return value_channels + 8; }
@@ -63,12 +65,17 @@ struct LatentMemory {
 template <class Codec>
 inline constexpr bool turns_whole = HasBasis<Codec> && !HasHadamard<Codec>;
 
+/// What a kernel needs: column sums read no values.
+enum class LatentUse { attention, column_sums };
+
+/// `most_channels`: of a latent that are decoded at a time, where the codec leaves the choice.
 template <class Ref>
-[[nodiscard]] LatentMemory plan_latents(const ClassShape& shape, const RopeSpec& rope,
-                                        int vectors) noexcept {
+[[nodiscard]] LatentMemory plan_latents(const ClassShape& shape, const RopeSpec& rope, int vectors,
+                                        int most_channels, LatentUse use) noexcept {
   using K = typename Ref::policy::key_codec;
   constexpr int variants = Ref::policy::reindex == Reindex::cache_index ? 2 : 1;
-  constexpr int most_channels = 128, whole_tile_floats = 16384;
+  const int whole_tile_floats = 128 * most_channels;
+  const bool sums_values = use == LatentUse::attention;
   LatentMemory m;
   m.vectors = vectors;
   m.key_tokens = block_tokens;
@@ -100,10 +107,12 @@ template <class Ref>
   };
   m.queries = take(variants * vectors * m.query_stride);
   m.scores = take(variants * vectors * LatentMemory::score_stride);
-  m.sums = take(vectors * m.sum_stride);
+  m.sums = take(sums_values ? vectors * m.sum_stride : 0);
   m.angles = take(rope.rotary_dim);  // a double a pair
-  m.tile = take(larger(m.key_tokens * m.tile_stride, block_tokens * m.value_stride()));
-  m.keys = take(larger(shape.head_dim * LatentMemory::key_stride, vectors * output_stride));
+  m.tile =
+      take(larger(m.key_tokens * m.tile_stride, sums_values ? block_tokens * m.value_stride() : 0));
+  m.keys = take(
+      larger(shape.head_dim * LatentMemory::key_stride, sums_values ? vectors * output_stride : 0));
   m.bytes = end;
   return m;
 }

@@ -63,8 +63,8 @@ struct Workspace {
   std::size_t states_offset, counters_offset, bytes;
 };
 
-/// Partial results first, of a size that depends on device and the width of sums only, so that
-/// calls of any shapes may take turns; then the counters.
+/// Partial results first, of a size that depends on device, projector and width of sums only, so
+/// that calls of any shapes may take turns; then the counters.
 template <class Ref>
 [[nodiscard]] Workspace workspace_of(const Ref& r, const AttendInputs& in, int grid) noexcept {
   constexpr bool projects = Ref::policy::projects;

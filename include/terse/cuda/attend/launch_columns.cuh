@@ -60,7 +60,7 @@ template <int Width, Hardware H, class Ref>
     const ClassShape& shape = call.r.shape;
     const int units = call.num_parts * shape.unit.units;
     const int fit = multiprocessors * Config::blocks_per_multiprocessor;
-    const int runs = column_runs(shape, units, fit);
+    const int runs = column_runs(shape, units, fit, least_column_entries);
     const LaunchShape launch{
         .grid = dim3(static_cast<unsigned>(units), static_cast<unsigned>(runs)),
         .threads = Config::warps * 32,

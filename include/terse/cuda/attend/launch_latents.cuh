@@ -1,5 +1,6 @@
-/// From a call to the launches of the kernels that attend to latents. They serve any head dimension
-/// and any ranks whose sums fit the device's shared memory.
+/// From a call to the launches of the kernels that attend to latents. A thread block's shared
+/// memory holds 64 rebuilt keys of a head, the sums of 16 query vectors, and at least 32 channels
+/// of 64 latents, all in fp32.
 #pragma once
 
 #include <cstddef>
@@ -35,22 +36,26 @@ struct LatentLaunch {
 };
 
 template <class Kernel, class Ref>
-[[nodiscard]] Status prepare_latents(Kernel* kernel, const Ref& r, int vectors,
+[[nodiscard]] Status prepare_latents(Kernel* kernel, const Ref& r, int vectors, LatentUse use,
                                      LatentLaunch* launch) noexcept {
   constexpr const char* too_much =
-      "terse::cuda::attend: latents of these ranks do not fit this device's shared memory; detail: "
-      "bytes needed";
+      "terse::cuda::attend: rebuilt keys of this head dimension and sums of latents of this rank "
+      "do "
+      "not fit this device's shared memory; detail: bytes needed";
   constexpr const char* no_code = "terse::cuda::attend: the program holds no code for this device";
   if (Status s = count_multiprocessors(&launch->multiprocessors); !s.ok()) return s;
   Hardware hardware{};
   if (Status s = find_hardware(kernel, &hardware); !s.ok()) return s;
   launch->overlaps = hardware == Hardware::hopper;
-  Status status{};
-  for (int v = vectors; v >= 16; v /= 2) {
-    launch->memory = plan_latents<Ref>(r.shape, r.rope, v);
-    status = allow_shared_bytes(kernel, static_cast<std::size_t>(launch->memory.bytes), too_much,
-                                no_code);
-    if (status.code != StatusCode::unsupported) break;
+  // Fewer vectors before fewer channels: that many rebuildings of keys are shared no longer.
+  Status status = error(StatusCode::unsupported, too_much);
+  for (int channels = 128; channels >= 32 && status.code == StatusCode::unsupported;
+       channels /= 2) {
+    for (int v = vectors; v >= 16 && status.code == StatusCode::unsupported; v /= 2) {
+      launch->memory = plan_latents<Ref>(r.shape, r.rope, v, channels, use);
+      status = allow_shared_bytes(kernel, static_cast<std::size_t>(launch->memory.bytes), too_much,
+                                  no_code);
+    }
   }
   if (!status.ok()) return status;
   int each = 0;
@@ -75,18 +80,20 @@ template <class Ref>
                                         cudaStream_t stream) noexcept {
   if (params.require_specialized) return no_latent_kernel();
   LatentLaunch l;
-  if (Status s = prepare_latents(latent_columns_kernel<Ref>, r, latent_vectors(r, in), &l);
+  if (Status s = prepare_latents(latent_columns_kernel<Ref>, r, latent_vectors(r, in),
+                                 LatentUse::column_sums, &l);
       !s.ok()) {
     return s;
   }
   AttendCall<Ref> call = make_call(r, in, params);
   call.lse_ln = const_cast<float*>(lse_ln);  // only read
   const int units = in.num_parts * r.shape.unit.units;
-  const LaunchShape launch{.grid = dim3(static_cast<unsigned>(units),
-                                        static_cast<unsigned>(column_runs(r.shape, units, l.fit))),
-                           .threads = latent_threads,
-                           .shared_bytes = static_cast<std::size_t>(l.memory.bytes),
-                           .overlaps = l.overlaps};
+  const LaunchShape launch{
+      .grid = dim3(static_cast<unsigned>(units),
+                   static_cast<unsigned>(column_runs(r.shape, units, l.fit, 1))),
+      .threads = latent_threads,
+      .shared_bytes = static_cast<std::size_t>(l.memory.bytes),
+      .overlaps = l.overlaps};
   return launch_kernel(launch, stream, "terse::cuda::sum_attention_columns: the launch failed",
                        latent_columns_kernel<Ref>, call, l.memory, column_sums);
 }
@@ -98,7 +105,9 @@ template <class Ref>
                                     cudaStream_t stream, const AttendLimits& limits) noexcept {
   if (params.require_specialized) return no_latent_kernel();
   LatentLaunch l;
-  if (Status s = prepare_latents(latent_kernel<Ref>, r, latent_vectors(r, in), &l); !s.ok()) {
+  if (Status s =
+          prepare_latents(latent_kernel<Ref>, r, latent_vectors(r, in), LatentUse::attention, &l);
+      !s.ok()) {
     return s;
   }
   AttendCall<Ref> call = make_call(r, in, params);

@@ -196,16 +196,7 @@ struct Results : PrefixTokens<Config> {
       reinterpret_cast<float4*>(call.partial_sums + (own + v) * width)[quad] = total.sums[k];
       if (quad == 0) call.partial_states[own + v] = {total.base[k], total.denominator[k]};
     }
-    __syncthreads();
-    if (threadIdx.x == 0) {
-      // Releases, cumulatively, what the other threads wrote before the barrier.
-      const unsigned before = arrive(call.arrivals + s.arrival);
-      const bool last = before == static_cast<unsigned>(s.last_block - s.first_block);
-      if (last) call.arrivals[s.arrival] = 0u;
-      shared.is_last = last ? 1 : 0;
-    }
-    __syncthreads();
-    if (shared.is_last == 0) return false;
+    if (!arrives_last(call, s, &shared.is_last)) return false;
     merge_partials(s, total);
     return true;
   }

@@ -3,6 +3,7 @@
 
 #include "terse/config.hpp"
 #include "terse/cuda/attend/work_division.cuh"
+#include "terse/cuda/warp/operands.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -15,11 +16,10 @@ struct Segment {
   int part = 0, list = 0, unit = 0;
   int kv_head = 0;                      ///< the unit, but for projectors, whose units have several
   int first_vector = 0, vectors = 0;    ///< of the tile
-  int arrival = 0;                      ///< index of the unit's counter
+  int arrival = 0;                      ///< index of the head's counter, tile by tile
   std::int64_t row0 = 0;                ///< first query row of the part
-  std::int64_t oldest = 0;              ///< position of the part's first query row
-  int begin = 0, end = 0;               ///< places inside the unit
-  int first_block = 0, last_block = 0;  ///< thread blocks that share the unit
+  int begin = 0, end = 0;               ///< places inside the head
+  int first_block = 0, last_block = 0;  ///< thread blocks that share the head
   bool is_last = false;                 ///< of the thread block's segments
 };
 
@@ -33,10 +33,10 @@ __device__ __forceinline__ void next_segment(const AttendCall<Ref>& call, int ve
   for (;;) {
     if (!walk.knows_list) walk.work = list_work(call, walk.list, vectors);
     walk.knows_list = true;
-    const int own = walk.work.places * walk.work.units;
+    const int own = walk.work.places * walk.work.heads;
     if (place < walk.list_begin + own) break;
     walk.list_begin += own;
-    walk.units_before += walk.work.units;
+    walk.heads_before += walk.work.heads;
     if (lists == 1 || walk.list % lists == lists - 1) walk.rows_before += walk.work.rows;
     ++walk.list;
     walk.knows_list = false;
@@ -46,27 +46,45 @@ __device__ __forceinline__ void next_segment(const AttendCall<Ref>& call, int ve
   s.part = lists == 1 ? walk.list : walk.list / lists;
   s.list = walk.list - s.part * lists;
   const int inside = place - walk.list_begin;
-  const int unit_tile = inside / s.work.places;
-  s.begin = inside - unit_tile * s.work.places;
+  const int head_tile = inside / s.work.places;
+  s.begin = inside - head_tile * s.work.places;
   const int left = walk.end - place;
   s.end = left < s.work.places - s.begin ? s.begin + left : s.work.places;
-  const int head = s.work.tiles == 1 ? unit_tile : unit_tile / s.work.tiles;
+  const int head = s.work.tiles == 1 ? head_tile : head_tile / s.work.tiles;
   s.kv_head = s.list * heads_per_list<Ref>(call.r.shape) + head;
   s.unit = s.kv_head;
   if constexpr (Ref::policy::projects) s.unit /= call.r.shape.unit.heads_per_unit;
-  s.first_vector = (unit_tile - head * s.work.tiles) * vectors;
+  s.first_vector = (head_tile - head * s.work.tiles) * vectors;
   const int rest = s.work.rows * call.group - s.first_vector;
   s.vectors = rest < vectors ? rest : vectors;
-  s.arrival = walk.units_before + unit_tile;
+  s.arrival = walk.heads_before + head_tile;
   s.row0 = walk.rows_before;
   if (s.row0 + s.work.rows > call.num_rows) s.vectors = 0;  // the caller has no place for them
-  const int unit_begin = place - s.begin;
+  const int head_begin = place - s.begin;
   const int block = static_cast<int>(blockIdx.x);
-  s.first_block = s.begin == 0 ? block : walk.block_of(unit_begin);
-  s.last_block = s.end == s.work.places ? block : walk.block_of(unit_begin + s.work.places - 1);
+  s.first_block = s.begin == 0 ? block : walk.block_of(head_begin);
+  s.last_block = s.end == s.work.places ? block : walk.block_of(head_begin + s.work.places - 1);
   walk.place = place + (s.end - s.begin);
   s.is_last = walk.place >= walk.end;
   out = s;
+}
+
+/// Tells that the calling thread block has left its share of a segment's head in memory; whether it
+/// is the last of those that share it, and may read what all have left. `flag`: shared memory. By
+/// all threads, which meet before and after.
+template <class Ref>
+[[nodiscard]] __device__ __forceinline__ bool arrives_last(const AttendCall<Ref>& call,
+                                                           const Segment& s, int* flag) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    // Releases, cumulatively, what the other threads wrote before the barrier.
+    const unsigned before = arrive(call.arrivals + s.arrival);
+    const bool last = before == static_cast<unsigned>(s.last_block - s.first_block);
+    if (last) call.arrivals[s.arrival] = 0u;
+    *flag = last ? 1 : 0;
+  }
+  __syncthreads();
+  return *flag != 0;
 }
 
 }  // namespace detail

@@ -38,7 +38,7 @@ struct AttendCall {
   unsigned* arrivals;      // [part, KV head, tile]: zero between calls
 };
 
-/// One list of entries of one part: the same for all units and tiles that share it.
+/// One list of entries of one part: the same for all KV heads and tiles that share it.
 struct ListWork {
   int sequence = 0;
   int rows = 0;          ///< query rows of the part
@@ -53,7 +53,7 @@ struct ListWork {
   int origin = 0;
   int oldest = 0;  ///< position of the first query row
   int places = 0;
-  int units = 0;  ///< KV heads times tiles
+  int heads = 0;  ///< KV heads times tiles
   int tiles = 0;
 };
 
@@ -86,7 +86,7 @@ template <class Ref>
   w.rows = step.tokens > 0 ? step.tokens : 0;
   if (w.rows == 0) return w;
   w.tiles = ceil_div(w.rows * call.group, tile_vectors);
-  w.units = heads_per_list<Ref>(r.shape) * w.tiles;
+  w.heads = heads_per_list<Ref>(r.shape) * w.tiles;
   w.places = 1;  // a row that sees nothing is written too
   if (!in_range || sequence.alive == 0 || sequence.failed != 0 ||
       sequence.generation != step.sequence.generation) {
@@ -153,17 +153,17 @@ struct Walk {
   int list = 0;             ///< part * lists + list
   bool knows_list = false;  ///< whether `work` is that of `list`
   int list_begin = 0;       ///< its first place
-  int units_before = 0;     ///< KV heads times tiles of earlier lists
+  int heads_before = 0;     ///< KV heads times tiles of earlier lists
   int rows_before = 0;      ///< query rows of earlier parts
   ListWork work{};
 
   [[nodiscard]] __device__ int first_place(int block) const {
     return each * block + (block < longer ? block : longer);
   }
-  /// The thread block that has `place`.
-  [[nodiscard]] __device__ int block_of(int place_of_unit) const {
+  /// The thread block that has the place `at`.
+  [[nodiscard]] __device__ int block_of(int at) const {
     const unsigned in_longer = static_cast<unsigned>(each + 1) * static_cast<unsigned>(longer);
-    const auto p = static_cast<unsigned>(place_of_unit);
+    const auto p = static_cast<unsigned>(at);
     return p < in_longer ? static_cast<int>(p / static_cast<unsigned>(each + 1))
                          : longer + static_cast<int>((p - in_longer) / static_cast<unsigned>(each));
   }
@@ -171,13 +171,14 @@ struct Walk {
 
 struct WorkScratch {
   int places[32];
-  int units[32];
+  int heads[32];
   int rows[32];
 };
 
-/// Sets `walk` (shared memory) to the calling thread block's share. By all its threads, which meet
-/// at the end; false where there is none.
-template <int Threads, class Ref>
+/// Sets `walk` (shared memory) to the calling thread block's share, of at least `LeastPlaces`
+/// places where there are as many. By all its threads, which meet at the end; false where there is
+/// none.
+template <int Threads, int LeastPlaces, class Ref>
 [[nodiscard]] __device__ bool divide_work(const AttendCall<Ref>& call, int tile_vectors,
                                           WorkScratch& scratch, Walk& walk) {
   const int per_part = call.r.shape.rows;
@@ -186,47 +187,46 @@ template <int Threads, class Ref>
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int first = thread * per_thread;
   const int last = first + per_thread < lists ? first + per_thread : lists;
-  int places = 0, units = 0, rows = 0;
+  int places = 0, heads = 0, rows = 0;
   ListWork w;
 #pragma unroll 1
   for (int i = first; i < last; ++i) {
     w = list_work(call, i, tile_vectors);
-    places += w.places * w.units;
-    units += w.units;
+    places += w.places * w.heads;
+    heads += w.heads;
     if (per_part == 1 || i % per_part == per_part - 1) rows += w.rows;
   }
-  int places_to = places, units_to = units, rows_to = rows;
+  int places_to = places, heads_to = heads, rows_to = rows;
 #pragma unroll
   for (int d = 1; d < 32; d *= 2) {
     const int p = __shfl_up_sync(~0u, places_to, d);
-    const int u = __shfl_up_sync(~0u, units_to, d), q = __shfl_up_sync(~0u, rows_to, d);
+    const int h = __shfl_up_sync(~0u, heads_to, d), q = __shfl_up_sync(~0u, rows_to, d);
     if (lane >= d) {
       places_to += p;
-      units_to += u;
+      heads_to += h;
       rows_to += q;
     }
   }
   if (lane == 31) {
     scratch.places[warp] = places_to;
-    scratch.units[warp] = units_to;
+    scratch.heads[warp] = heads_to;
     scratch.rows[warp] = rows_to;
   }
   __syncthreads();
   int total = 0, places_before = places_to - places;
-  int units_before = units_to - units, rows_before = rows_to - rows;
+  int heads_before = heads_to - heads, rows_before = rows_to - rows;
 #pragma unroll
   for (int i = 0; i < Threads / 32; ++i) {
     if (i < warp) {
       places_before += scratch.places[i];
-      units_before += scratch.units[i];
+      heads_before += scratch.heads[i];
       rows_before += scratch.rows[i];
     }
     total += scratch.places[i];
   }
   if (total == 0) return false;  // every part is left out
   Walk own;
-  // A thread block with fewer places than warps would leave warps idle, and one more to merge.
-  const int block = static_cast<int>(blockIdx.x), useful = ceil_div(total, Threads / 32);
+  const int block = static_cast<int>(blockIdx.x), useful = ceil_div(total, LeastPlaces);
   const int blocks = useful < static_cast<int>(gridDim.x) ? useful : static_cast<int>(gridDim.x);
   own.each = total / blocks;
   own.longer = total - own.each * blocks;
@@ -236,7 +236,7 @@ template <int Threads, class Ref>
     own.list = first;
     own.knows_list = per_thread == 1;
     own.list_begin = places_before;
-    own.units_before = units_before;
+    own.heads_before = heads_before;
     own.rows_before = rows_before;
     own.work = w;
     walk = own;
