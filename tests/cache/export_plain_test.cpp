@@ -167,10 +167,11 @@ TEST_CASE("fp16 goes in and comes out", "[cache][export]") {
       REQUIRE(find_source_rows(pages.view(Dialect::dense), {&range, 1}, source_rows).ok());
       const StepPart part{id, 100};
       REQUIRE(d.cache.begin_step({&part, 1}).ok());
-      REQUIRE(d.cache
-                  .append(0, inputs_from_pages(pages.view(Dialect::dense), pages.key_tensor(),
-                                               pages.value_tensor(), source_rows))
-                  .ok());
+      REQUIRE(
+          d.cache
+              .append(0, *inputs_from_pages(pages.view(Dialect::dense), d.shape(),
+                                            pages.key_tensor(), pages.value_tensor(), source_rows))
+              .ok());
       REQUIRE(d.cache.commit_step().ok());
     }
     EnginePages out(order, Scalar::f16, 16, heads, channels, {200});
@@ -208,9 +209,12 @@ TEST_CASE("a prompt moves into the cache and back", "[cache][import][export]") {
   const PageRange ranges[] = {{.table_row = 0, .tokens = prompt, .first_place = 0}};
   std::vector<std::int64_t> source_rows(prompt);
   must(find_source_rows(pages, ranges, source_rows));  // once for all layers
+  const auto inputs =
+      inputs_from_pages(pages, cache.layer(0).shape, engine_keys, engine_values, source_rows);
+  must(inputs.status());
   const StepPart step[] = {{sequence, prompt}};
   must(cache.begin_step(step));
-  must(cache.append(0, inputs_from_pages(pages, engine_keys, engine_values, source_rows)));
+  must(cache.append(0, *inputs));
   must(cache.commit_step());
   // [import]
 

@@ -62,8 +62,8 @@ struct Imported {
     REQUIRE(paged.cache.begin_step(parts).ok());
     REQUIRE(dense.cache.begin_step(parts).ok());
     REQUIRE(paged.cache
-                .append(0, inputs_from_pages(view, pages.key_tensor(), pages.value_tensor(),
-                                             source_rows))
+                .append(0, *inputs_from_pages(view, paged.shape(), pages.key_tensor(),
+                                              pages.value_tensor(), source_rows))
                 .ok());
     REQUIRE(dense.cache
                 .append(0, {HeadRows::dense(keys.data(), Scalar::f32, heads, channels),
@@ -103,9 +103,8 @@ TEST_CASE("importing is appending", "[cache][import]") {
 }
 
 TEST_CASE("a slot mapping is as good as a table", "[cache][import]") {
+  Driver<PagedLayout<>, Kivi2> d(config());
   EnginePages pages(PageOrder::nhd, Scalar::f16, 16, heads, channels, {50});
-  Random random(6);
-  pages.fill(random, 0, 50);
   const PlainPages view = pages.view(Dialect::dense);
   std::vector<std::int64_t> slot_mapping, found(50);
   for (int i = 0; i < 50; ++i) {
@@ -115,6 +114,48 @@ TEST_CASE("a slot mapping is as good as a table", "[cache][import]") {
   const PageRange range{0, 50, 0};
   REQUIRE(find_source_rows(view, {&range, 1}, found).ok());
   CHECK((found == slot_mapping));
+  const auto slots_of = [&](const PlainPages& of) {
+    return inputs_from_slots(of, d.shape(), pages.key_tensor(), pages.value_tensor(), slot_mapping);
+  };
+  const auto by_table =
+      inputs_from_pages(view, d.shape(), pages.key_tensor(), pages.value_tensor(), found);
+  const auto by_slots = slots_of(view);
+  REQUIRE(by_table.ok());
+  REQUIRE(by_slots.ok());
+  CHECK(by_slots->num_source_rows == pages.num_pages * 16);
+  CHECK(by_slots->num_source_rows == by_table->num_source_rows);
+  CHECK(by_slots->keys.row_stride == by_table->keys.row_stride);
+  CHECK(by_slots->source_rows.data() == slot_mapping.data());
+
+  // Where token_stride alone has the divisor of the strides, rows are not slots.
+  PlainPages gaps = view;
+  gaps.page_stride += gaps.token_stride;
+  CHECK(inputs_from_pages(gaps, d.shape(), pages.key_tensor(), pages.value_tensor(), found).ok());
+  CHECK(slots_of(gaps).status().code == StatusCode::invalid_argument);
+  for (const PageOrder order : {PageOrder::hnd, PageOrder::combined_nhd}) {
+    EnginePages other(order, Scalar::f16, 16, heads, channels, {50});
+    CHECK(slots_of(other.view(Dialect::csr)).status().code == StatusCode::invalid_argument);
+  }
+}
+
+TEST_CASE("pages that hold no vectors of the cache's shape are refused", "[cache][import]") {
+  Driver<PagedLayout<>, Kivi2> d(config());
+  const std::vector<std::int64_t> rows(1);
+  const auto code = [&](const EnginePages& pages) {
+    const PlainPages view = pages.view(Dialect::dense);
+    const auto slots =
+        inputs_from_slots(view, d.shape(), pages.keys.data(), pages.keys.data(), rows);
+    const auto found =
+        inputs_from_pages(view, d.shape(), pages.keys.data(), pages.keys.data(), rows);
+    CHECK(slots.status().code == found.status().code);
+    return found.status().code;
+  };
+  CHECK(code({PageOrder::nhd, Scalar::f16, 16, heads, channels, {50}}) == StatusCode::ok);
+  CHECK(code({PageOrder::nhd, Scalar::f16, 16, heads + 1, channels, {50}}) == StatusCode::ok);
+  CHECK(code({PageOrder::nhd, Scalar::f16, 16, heads - 1, channels, {50}}) ==
+        StatusCode::invalid_argument);
+  CHECK(code({PageOrder::nhd, Scalar::f16, 16, heads, channels - 8, {50}}) ==
+        StatusCode::invalid_argument);
 }
 
 TEST_CASE("pages that do not exist are found before anything is written", "[cache][import]") {
@@ -164,8 +205,8 @@ TEST_CASE("append refuses source rows that are none", "[cache][import]") {
   REQUIRE(d.cache.begin_step({&part, 1}).ok());
   const OwnedBuffers before = d.buffers.copy();
   const auto append = [&](Span<const std::int64_t> rows) {
-    return d.cache.append(0,
-                          inputs_from_pages(view, pages.key_tensor(), pages.value_tensor(), rows));
+    return d.cache.append(
+        0, *inputs_from_pages(view, d.shape(), pages.key_tensor(), pages.value_tensor(), rows));
   };
   for (const std::int64_t bad : {std::int64_t{-1}, std::int64_t{pages.num_pages} * 16}) {
     std::vector<std::int64_t> rows = source_rows;
@@ -175,6 +216,20 @@ TEST_CASE("append refuses source rows that are none", "[cache][import]") {
     CHECK(s.detail == 49);
   }
   CHECK(append({source_rows.data(), 49}).code == StatusCode::buffer_too_small);
+  const auto refused = [&](auto&& change) {
+    AppendInputs in =
+        *inputs_from_pages(view, d.shape(), pages.key_tensor(), pages.value_tensor(), source_rows);
+    change(in);
+    return d.cache.append(0, in).code;
+  };
+  CHECK(refused([](AppendInputs& in) { in.num_source_rows = 0; }) == StatusCode::invalid_argument);
+  CHECK(refused([](AppendInputs& in) { in.num_source_rows = -1; }) == StatusCode::invalid_argument);
+  CHECK(refused([](AppendInputs& in) { in.source_rows = {}; }) == StatusCode::invalid_argument);
+  CHECK(refused([](AppendInputs& in) {
+          in.source_rows = {static_cast<const std::int64_t*>(nullptr), 50};
+        }) == StatusCode::null_pointer);
+  CHECK(refused([](AppendInputs& in) { in.values.row_stride = 0; }) ==
+        StatusCode::invalid_argument);
   const auto spoil = [&](int place, float x) { pages.put(Side::value, 0, place, 1, 63, x); };
   spoil(49, std::numeric_limits<float>::infinity());
   CHECK(append(source_rows).code == StatusCode::not_finite);

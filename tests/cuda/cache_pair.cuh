@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <tuple>
 #include <vector>
 
 #include "cuda/attend_check.cuh"
@@ -32,8 +33,12 @@ struct Pair : Twin<L, P> {
   Random random{7};
 
   using Configs = typename Base::Host::Configs;
+  using FirstConfig = std::tuple_element_t<0, Configs>;
   explicit Pair(int layers, const Configs& policies = {}) : Pair(config_of(layers), policies) {}
   explicit Pair(const CacheConfig& config, const Configs& policies = {}) : Base(config, policies) {}
+  /// Of one policy class.
+  Pair(int layers, const FirstConfig& policy) : Pair(config_of(layers), policy) {}
+  Pair(const CacheConfig& config, const FirstConfig& policy) : Base(config, Configs(policy)) {}
 
   SequenceId create() {
     const SequenceId id = *host.cache.create_sequence();

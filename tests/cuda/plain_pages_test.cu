@@ -139,15 +139,16 @@ void import_step(P& pair, EnginePages& pages, const DevicePages& on_device, Dial
                                  static_cast<int>(ranges.size()), found, nullptr)
               .ok());
   REQUIRE(pair.host.cache
-              .append(0, inputs_from_pages(pages.view(dialect), pages.key_tensor(),
-                                           pages.value_tensor(), source_rows))
+              .append(0, *inputs_from_pages(pages.view(dialect), pair.shape(0), pages.key_tensor(),
+                                            pages.value_tensor(), source_rows))
               .ok());
-  REQUIRE(pair.device
-              .append(0,
-                      inputs_from_pages(on_device.view(dialect), on_device.key_tensor(),
-                                        on_device.value_tensor(), {found.data(), found.size()}),
-                      nullptr)
-              .ok());
+  REQUIRE(
+      pair.device
+          .append(0,
+                  *inputs_from_pages(on_device.view(dialect), pair.shape(0), on_device.key_tensor(),
+                                     on_device.value_tensor(), {found.data(), found.size()}),
+                  nullptr)
+          .ok());
   REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
   REQUIRE((device_rows.to_host<std::int64_t>() == source_rows));
   REQUIRE(pair.difference(4) == "");
@@ -194,6 +195,7 @@ TEST_CASE("source rows are found as on the host", "[cuda][import]") {
     const std::vector<std::int64_t> none(3, -1);
     CHECK(find(good, dialect, {{0, 1, 512}, {3, 1, 0}, {-1, 1, 0}}, 3) == none);
     CHECK(find(good, dialect, {{0, 1, -1}, {0, -5, 0}}, 3) == none);
+    CHECK(find(good, dialect, {}, 3) == none);
   }
 }
 
@@ -247,8 +249,9 @@ TEST_CASE("a page that does not exist makes its sequence fail", "[cuda][import]"
   REQUIRE(pair.device.begin_step(parts, nullptr).ok());
   REQUIRE(pair.device
               .append(0,
-                      inputs_from_pages(on_device.view(Dialect::csr), on_device.key_tensor(),
-                                        on_device.value_tensor(), {found.data(), found.size()}),
+                      *inputs_from_pages(on_device.view(Dialect::csr), pair.shape(0),
+                                         on_device.key_tensor(), on_device.value_tensor(),
+                                         {found.data(), found.size()}),
                       nullptr)
               .ok());
   REQUIRE(pair.device.commit_step(nullptr).ok());
@@ -257,8 +260,8 @@ TEST_CASE("a page that does not exist makes its sequence fail", "[cuda][import]"
   REQUIRE(find_source_rows(pages.view(Dialect::csr), {&ranges[1], 1}, good_rows).ok());
   REQUIRE(pair.host.cache.begin_step({&parts[1], 1}).ok());
   REQUIRE(pair.host.cache
-              .append(0, inputs_from_pages(pages.view(Dialect::csr), pages.key_tensor(),
-                                           pages.value_tensor(), good_rows))
+              .append(0, *inputs_from_pages(pages.view(Dialect::csr), pair.shape(0),
+                                            pages.key_tensor(), pages.value_tensor(), good_rows))
               .ok());
   REQUIRE(pair.host.cache.commit_step().ok());
 
@@ -289,19 +292,31 @@ TEST_CASE("what the host can see of source rows is refused there", "[cuda][impor
   const StepPart part{id, 10};
   REQUIRE(pair.device.begin_step({&part, 1}, nullptr).ok());
   terse::AppendInputs in =
-      inputs_from_pages(on_device.view(Dialect::csr), on_device.key_tensor(),
-                        on_device.value_tensor(), {rows.as<std::int64_t>(), 9});
+      *inputs_from_pages(on_device.view(Dialect::csr), pair.shape(0), on_device.key_tensor(),
+                         on_device.value_tensor(), {rows.as<std::int64_t>(), 9});
   CHECK(pair.device.append(0, in, nullptr).code == StatusCode::buffer_too_small);
   in.source_rows.count = 10;
-  in.keys.row_stride = 0;
-  CHECK(pair.device.append(0, in, nullptr).code == StatusCode::invalid_argument);
+  const auto refused = [&](auto&& change) {
+    terse::AppendInputs changed = in;
+    change(changed);
+    return pair.device.append(0, changed, nullptr).code;
+  };
+  using Inputs = terse::AppendInputs;
+  CHECK(refused([](Inputs& i) { i.keys.row_stride = 0; }) == StatusCode::invalid_argument);
+  CHECK(refused([](Inputs& i) { i.num_source_rows = 0; }) == StatusCode::invalid_argument);
+  CHECK(refused([](Inputs& i) { i.num_source_rows = -1; }) == StatusCode::invalid_argument);
+  CHECK(refused([](Inputs& i) { i.source_rows = {}; }) == StatusCode::invalid_argument);
+  CHECK(refused([](Inputs& i) {
+          i.source_rows = {static_cast<const std::int64_t*>(nullptr), 10};
+        }) == StatusCode::null_pointer);
   const Span<std::int64_t> found(rows.as<std::int64_t>(), 9);
   const auto find = [&](const PlainPages& view, const PageRange* of, int count) {
     return cuda::find_source_rows(view, of, count, found, nullptr).code;
   };
   PlainPages view = on_device.view(Dialect::dense);
   CHECK(find(view, nullptr, 1) == StatusCode::null_pointer);
-  CHECK(find(view, ranges.as<PageRange>(), 0) == StatusCode::invalid_argument);
+  CHECK(find(view, ranges.as<PageRange>(), -1) == StatusCode::invalid_argument);
+  CHECK(find(view, nullptr, 0) == StatusCode::ok);
   view.page_tokens = 0;
   CHECK(find(view, ranges.as<PageRange>(), 1) == StatusCode::invalid_argument);
 }
@@ -426,8 +441,9 @@ TEST_CASE("a captured export and a captured import serve later steps", "[cuda][e
                   .ok());
       REQUIRE(pair.device
                   .append(0,
-                          inputs_from_pages(on_device.view(Dialect::csr), on_device.key_tensor(),
-                                            on_device.value_tensor(), {found.data(), found.size()}),
+                          *inputs_from_pages(on_device.view(Dialect::csr), pair.shape(0),
+                                             on_device.key_tensor(), on_device.value_tensor(),
+                                             {found.data(), found.size()}),
                           stream)
                   .ok());
       REQUIRE(call.launch(pair.device.layer(0), device_out, Dialect::csr, stream).ok());
@@ -443,8 +459,8 @@ TEST_CASE("a captured export and a captured import serve later steps", "[cuda][e
     REQUIRE(find_source_rows(pages.view(Dialect::csr), {&range, 1}, own_rows).ok());
     REQUIRE(pair.host.cache.begin_step({&part, 1}).ok());
     REQUIRE(pair.host.cache
-                .append(0, inputs_from_pages(pages.view(Dialect::csr), pages.key_tensor(),
-                                             pages.value_tensor(), own_rows))
+                .append(0, *inputs_from_pages(pages.view(Dialect::csr), pair.shape(0),
+                                              pages.key_tensor(), pages.value_tensor(), own_rows))
                 .ok());
     REQUIRE(pair.host.cache.commit_step().ok());
     REQUIRE(pair.difference(4) == "");

@@ -21,7 +21,7 @@ TEST_CASE("offsets are those of the tensor's indices", "[layout]") {
         for (const int row : {0, 2}) {
           for (int place = 0; place < (row == 0 ? 70 : 5); ++place) {
             const std::int64_t offset = view.offset(row, place);
-            divides = divides && offset % view.row_stride() == 0;
+            divides = divides && offset % view.offset_unit() == 0;
             for (int head = 0; head < 3; ++head) {
               const std::int64_t at = 2 * (offset + head * view.head_stride);
               agree = agree &&
@@ -77,8 +77,67 @@ TEST_CASE("strides that cannot be are refused", "[layout]") {
   CHECK(refuses([](PlainPages& v) { v.page_stride = 7; }));
   CHECK(refuses([](PlainPages& v) { v.token_stride = 7; }));
   CHECK(refuses([](PlainPages& v) { v.head_stride = 7; }));
+  CHECK(refuses([](PlainPages& v) { v.page_stride = -v.page_stride; }));
+  CHECK(refuses([](PlainPages& v) { v.page_stride = std::int64_t{1} << 47; }));
   CHECK(refuses([](PlainPages& v) { v.page_tokens = 0; }));
   CHECK(refuses([](PlainPages& v) { v.num_pages = 0; }));
-  CHECK(refuses([](PlainPages& v) { v.table.pages = nullptr; }));
-  CHECK(refuses([](PlainPages& v) { v.table.rows = 0; }));
+  PlainPages view = pages.view(Dialect::dense);
+  view.table.pages = nullptr;
+  CHECK(view.validate(2, 8).code == StatusCode::null_pointer);
+  view = pages.view(Dialect::dense);
+  view.table.rows = 0;
+  CHECK(view.validate(2, 8).code == StatusCode::invalid_argument);
+}
+
+TEST_CASE("strides whose vectors overlap are refused", "[layout]") {
+  const std::int32_t page = 0;
+  const PageTable table = PageTable::dense(&page, 1, 1);
+  struct Strides {
+    std::int64_t page, token, head;
+    bool fits;
+  };
+  // 3 pages of 4 tokens of 2 heads of 8 channels.
+  for (const Strides& s : {
+           Strides{64, 16, 8, true},    // tokens of heads
+           Strides{64, 8, 32, true},    // heads of tokens
+           Strides{8, 48, 24, true},    // tokens of heads of pages
+           Strides{80, 17, 9, true},    // gaps everywhere
+           Strides{61, 15, 8, false},   // a token inside a token's heads
+           Strides{64, 8, 31, false},   // a head inside a head's tokens
+           Strides{63, 16, 8, false},   // a page inside a page
+           Strides{64, 16, 16, false},  // heads inside tokens
+           Strides{64, 7, 32, false},   // a token inside a vector
+           Strides{7, 48, 24, false},   // a page inside a vector
+           Strides{16, 16, 8, false},   // pages at tokens
+           Strides{64, 0, 8, false},    // all tokens in one place
+       }) {
+    INFO("page " << s.page << ", token " << s.token << ", head " << s.head);
+    const PlainPages view{Scalar::f16, 4, 3, s.page, s.token, s.head, table};
+    CHECK(view.validate(2, 8).ok() == s.fits);
+  }
+  // Pages of fewer heads, or narrower ones, than are asked for.
+  const PlainPages nhd = PlainPages::nhd(Scalar::f16, {2, 16, 2, 8}, table);
+  CHECK(nhd.validate(2, 8).ok());
+  CHECK(nhd.validate(1, 16).ok());
+  CHECK_FALSE(nhd.validate(4, 8).ok());
+  CHECK_FALSE(nhd.validate(2, 9).ok());
+  const PlainPages hnd = PlainPages::hnd(Scalar::f16, {2, 16, 2, 8}, table);
+  CHECK(hnd.validate(2, 8).ok());
+  CHECK_FALSE(hnd.validate(3, 8).ok());
+}
+
+TEST_CASE("strides of what is there once do not matter", "[layout]") {
+  const std::int32_t page = 0;
+  const PageTable table = PageTable::dense(&page, 1, 1);
+  PlainPages view = PlainPages::nhd(Scalar::f16, {3, 1, 1, 8}, table);
+  view.token_stride = view.head_stride = -5;
+  CHECK(view.validate(1, 8).ok());
+  CHECK(view.offset_unit() == 8);
+  view = PlainPages::nhd(Scalar::f16, {1, 4, 2, 8}, table);
+  view.page_stride = 0;
+  CHECK(view.validate(2, 8).ok());
+  CHECK(view.offset_unit() == 16);
+  view.page_tokens = 1;
+  CHECK(view.offset_unit() == 1);
+  CHECK(view.last_offset() == 0);
 }

@@ -31,7 +31,8 @@ struct AppendInputs {
   RopeTable rope{};
   /// `[row]` or empty: row i of the step is row `source_rows[i]` of `keys` and `values`, which have
   /// `num_source_rows` rows. So they may lie in an engine's pages (import_plain.hpp). Other numbers
-  /// are refused (invalid_argument). Gate logits stay rows of the step.
+  /// are refused (invalid_argument). Gate logits stay rows of the step. For a cache on the device
+  /// they are device memory, to stay as long as keys and values.
   Span<const std::int64_t> source_rows{};
   std::int64_t num_source_rows = 0;
 
@@ -43,13 +44,13 @@ struct AppendInputs {
 
 namespace detail {
 
-/// Finds NaN or infinity in the first `rows` rows, or in as many of `source_rows` if there are any.
-[[nodiscard]] inline bool all_finite(const HeadRows& in, Span<const std::int64_t> source_rows,
+/// Finds NaN or infinity in as many rows of an input as the step has: those that `inputs` names.
+[[nodiscard]] inline bool all_finite(const HeadRows& in, const AppendInputs& inputs,
                                      std::int64_t rows, int heads, int channels) noexcept {
   constexpr int chunk = 64;
   float x[chunk];
-  for (std::int64_t own = 0; own < rows; ++own) {
-    const std::int64_t row = source_rows.empty() ? own : source_rows[static_cast<std::size_t>(own)];
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const std::int64_t row = inputs.source_row(i);
     for (int h = 0; h < heads; ++h) {
       for (int c = 0; c < channels; c += chunk) {
         const int n = channels - c < chunk ? channels - c : chunk;
@@ -57,7 +58,7 @@ namespace detail {
         part.data = static_cast<const std::byte*>(in.data) + c * scalar_bytes(in.scalar);
         part.load(row, h, n, x);
         std::uint32_t bad = 0;
-        for (int i = 0; i < n; ++i) bad |= static_cast<std::uint32_t>(!is_finite(x[i]));
+        for (int k = 0; k < n; ++k) bad |= static_cast<std::uint32_t>(!is_finite(x[k]));
         if (bad != 0) return false;
       }
     }
@@ -201,19 +202,39 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
   }
 }
 
-/// Whether there is a source row for each of `rows` rows, if there are any.
-[[nodiscard]] inline Status check_source_count(const AppendInputs& in, std::int64_t rows) noexcept {
-  if (in.source_rows.empty() || static_cast<std::int64_t>(in.source_rows.size()) >= rows) return {};
-  return error(StatusCode::buffer_too_small,
-               "terse::KVCache::append: fewer source_rows than the step has rows; detail: rows of "
-               "the step",
-               rows);
+/// What is wrong with the source rows of `rows` rows, if there are any, apart from their numbers.
+[[nodiscard]] inline Status check_source_form(const AppendInputs& in, std::int64_t rows) noexcept {
+  if (in.num_source_rows < 0) {
+    return error(StatusCode::invalid_argument,
+                 "terse::KVCache::append: num_source_rows is negative", in.num_source_rows);
+  }
+  if (in.source_rows.empty() != (in.num_source_rows == 0)) {
+    return error(StatusCode::invalid_argument,
+                 "terse::KVCache::append: source_rows and num_source_rows go together, both or "
+                 "neither; detail: num_source_rows",
+                 in.num_source_rows);
+  }
+  if (in.source_rows.empty()) return {};
+  if (in.source_rows.data() == nullptr) {
+    return error(StatusCode::null_pointer, "terse::KVCache::append: source_rows are null");
+  }
+  if (static_cast<std::int64_t>(in.source_rows.size()) < rows) {
+    return error(StatusCode::buffer_too_small,
+                 "terse::KVCache::append: fewer source_rows than the step has rows; detail: rows "
+                 "of the step",
+                 rows);
+  }
+  if (in.keys.row_stride < 1 || in.values.row_stride < 1) {
+    return error(StatusCode::invalid_argument,
+                 "terse::KVCache::append: with source_rows row_stride must be positive");
+  }
+  return {};
 }
 
 /// Checks the source rows of `rows` rows.
 [[nodiscard]] inline Status check_source_rows(const AppendInputs& in, std::int64_t rows) noexcept {
+  if (Status s = check_source_form(in, rows); !s.ok()) return s;
   if (in.source_rows.empty()) return {};
-  if (Status s = check_source_count(in, rows); !s.ok()) return s;
   for (std::int64_t i = 0; i < rows; ++i) {
     const std::int64_t source = in.source_row(i);
     if (source < 0 || source >= in.num_source_rows) {
@@ -226,26 +247,26 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
   return {};
 }
 
-/// Whether strides of an input leave room for a vector. Source rows may lie closer than that.
+/// Whether strides of an input leave room for a vector. Source rows may lie closer than that: they
+/// are units in which engines' pages count.
 [[nodiscard]] inline bool has_input_strides(const HeadRows& in, bool has_source_rows,
                                             std::int64_t rows, int heads, int channels) noexcept {
   if (heads > 1 && in.head_stride < channels) return false;
-  return has_source_rows ? in.row_stride > 0 : rows <= 1 || in.row_stride >= channels;
+  return has_source_rows || rows <= 1 || in.row_stride >= channels;
 }
 
-/// Checks one input of an append: `rows` rows of `heads` vectors.
-[[nodiscard]] inline Status check_append_input(const HeadRows& in,
-                                               Span<const std::int64_t> source_rows,
+/// Checks one input of an append: `rows` rows of `heads` vectors, those that `inputs` names.
+[[nodiscard]] inline Status check_append_input(const HeadRows& in, const AppendInputs& inputs,
                                                std::int64_t rows, int heads,
                                                int channels) noexcept {
   if (in.data == nullptr) {
     return error(StatusCode::null_pointer, "terse::KVCache::append: an input is null");
   }
-  if (!has_input_strides(in, !source_rows.empty(), rows, heads, channels)) {
+  if (!has_input_strides(in, !inputs.source_rows.empty(), rows, heads, channels)) {
     return error(StatusCode::invalid_argument,
                  "terse::KVCache::append: a stride is smaller than a vector");
   }
-  if (!all_finite(in, source_rows, rows, heads, channels)) {
+  if (!all_finite(in, inputs, rows, heads, channels)) {
     return error(StatusCode::not_finite, "terse::KVCache::append: an input holds NaN or infinity");
   }
   return {};
@@ -286,12 +307,12 @@ Status append_to_slot(Store& store, int slot, Span<const StepPart> parts,
   for (const StepPart& part : parts) rows += part.tokens;
   Status status = check_source_rows(in, rows);
   if (status.ok()) {
-    status = check_append_input(in.keys, in.source_rows, rows,
-                                shape.unit.units * shape.unit.key_streams, shape.key_width);
+    status = check_append_input(in.keys, in, rows, shape.unit.units * shape.unit.key_streams,
+                                shape.key_width);
   }
   if (status.ok()) {
-    status = check_append_input(in.values, in.source_rows, rows,
-                                shape.unit.units * shape.unit.value_streams, shape.value_width);
+    status = check_append_input(in.values, in, rows, shape.unit.units * shape.unit.value_streams,
+                                shape.value_width);
   }
   if constexpr (Store::Ref::policy::signal == Signal::gate_logit) {
     if (status.ok()) status = check_append_input(in.gate_logits, {}, rows, shape.kv_heads, 1);

@@ -17,6 +17,8 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// Sink tokens are stored in blocks with room for this many tokens.
 inline constexpr int sink_block_tokens = 16;
+/// Most channels of a head.
+inline constexpr int max_head_dim = 1024;
 
 struct ClassShape {
   int slots = 0;
@@ -136,7 +138,7 @@ template <Layout L, class Policy>
     return error(StatusCode::unsupported,
                  "terse::CacheConfig: num_layers is limited to 2^16, num_query_heads to 2^12");
   }
-  if (config.head_dim > 1024 || config.max_step_tokens > (1 << 20) ||
+  if (config.head_dim > max_head_dim || config.max_step_tokens > (1 << 20) ||
       config.max_tokens > (1 << 30)) {
     return error(StatusCode::unsupported,
                  "terse::CacheConfig: head_dim is limited to 1024, max_step_tokens to 2^20, "
@@ -167,7 +169,8 @@ template <Layout L, class Policy>
       if (f.key_up == nullptr || f.value_up == nullptr) {
         return error(StatusCode::null_pointer, "terse::ProjectionFactors: a factor is null");
       }
-      if (f.key_rank <= 0 || f.value_rank <= 0 || f.key_rank > 4096 || f.value_rank > 4096) {
+      if (f.key_rank <= 0 || f.value_rank <= 0 || f.key_rank > max_stream_width ||
+          f.value_rank > max_stream_width) {
         return error(StatusCode::invalid_argument,
                      "terse::ProjectionFactors: ranks must be in 1..4096");
       }

@@ -132,7 +132,7 @@ template <class Ref>
 
 /// Index of (table row, unit) in PlainOutputs::tokens.
 template <class Ref>
-[[nodiscard]] TERSE_HOST_DEVICE std::size_t unit_of_row(const Ref& r, int table_row,
+[[nodiscard]] TERSE_HOST_DEVICE std::size_t count_index(const Ref& r, int table_row,
                                                         int unit) noexcept {
   return static_cast<std::size_t>(table_row) * static_cast<std::size_t>(r.shape.unit.units) +
          static_cast<std::size_t>(unit);
@@ -142,8 +142,6 @@ template <class Ref>
 template <class Ref>
 struct SequenceExport {
   using Policy = typename Ref::policy;
-  static constexpr int most_width = 4096;     // of a stream
-  static constexpr int most_head_dim = 1024;  // that a cache has
 
   const Ref& r;
   const PlainPages& pages;
@@ -152,20 +150,23 @@ struct SequenceExport {
   int table_row;
 
   [[nodiscard]] Status check() const noexcept {
+    std::int64_t most = 0;
     for (int unit = 0; unit < r.shape.unit.units; ++unit) {
       const std::int64_t n = r.count_live(sequence, unit, r.visible_tokens(sequence));
-      if (check_places(pages, out, table_row, n) != StatusCode::ok) {
-        return error(StatusCode::buffer_too_small,
-                     "terse::export_plain: a table row has too few pages for the tokens, or "
-                     "max_places is too small; detail: the row",
-                     table_row);
-      }
-      if (has_bad_page(pages, table_row, ceil_div(n, std::int64_t{pages.page_tokens}), 0, 1)) {
-        return error(StatusCode::invalid_argument,
-                     "terse::export_plain: the table names a page that the tensors do not have; "
-                     "detail: the row",
-                     table_row);
-      }
+      if (n > most) most = n;
+    }
+    if (const StatusCode code = check_places(pages, out, table_row, most); code != StatusCode::ok) {
+      return error(code,
+                   most > pages.places(table_row)
+                       ? "terse::export_plain: a table row has too few pages; detail: places needed"
+                       : "terse::export_plain: max_places is too small; detail: places needed",
+                   most);
+    }
+    if (has_bad_page(pages, table_row, ceil_div(most, std::int64_t{pages.page_tokens}), 0, 1)) {
+      return error(StatusCode::invalid_argument,
+                   "terse::export_plain: the table names a page that the tensors do not have; "
+                   "detail: the row",
+                   table_row);
     }
     return {};
   }
@@ -178,7 +179,7 @@ struct SequenceExport {
     const ClassShape& shape = r.shape;
     const CodecContext context{side, is_key ? shape.key_width : shape.value_width};
     const MutableHeadRows to = elements_of(pages, is_key ? out.keys : out.values);
-    float x[most_width];
+    float x[max_stream_width];
     for (int c = 0; c < context.width; ++c) {
       x[c] = entry.template load<C>(side, stream, token, c);
     }
@@ -188,7 +189,7 @@ struct SequenceExport {
     if constexpr (Policy::projects) {
       const float* up = is_key ? r.factors.key_up : r.factors.value_up;
       for (int head = first; head < first + heads; ++head) {
-        float rebuilt[most_head_dim];
+        float rebuilt[max_head_dim];
         for (int c = 0; c < shape.head_dim; ++c) {
           const float* factors = up + (std::ptrdiff_t{head} * shape.head_dim + c) * context.width;
           double sum = 0;
@@ -204,9 +205,9 @@ struct SequenceExport {
   }
 
   void run() const noexcept {
-    float turns[most_head_dim];
+    float turns[max_head_dim];
     for (int unit = 0; unit < r.shape.unit.units; ++unit) {
-      const std::size_t at = unit_of_row(r, table_row, unit);
+      const std::size_t at = count_index(r, table_row, unit);
       std::int32_t place = 0;
       for (int e = 0; e < r.entry_count(sequence, r.row_of_unit(unit)); ++e) {
         const EntryReader<Ref> entry(r, sequence, unit, e);
@@ -259,8 +260,11 @@ Status export_plain(const Ref& r, Span<const SequenceId> sequences, const PlainP
     const StatusCode code = detail::check_exported(r, sequences[static_cast<std::size_t>(row)]);
     if (code != StatusCode::ok) {
       return error(code,
-                   "terse::export_plain: a handle names no living sequence, or one whose step is "
-                   "not yet appended to the slot; detail: the table row",
+                   code == StatusCode::stale_sequence
+                       ? "terse::export_plain: a handle names no living sequence; detail: the "
+                         "table row"
+                       : "terse::export_plain: the tokens of a sequence's step are not yet "
+                         "appended to the slot; detail: the table row",
                    row);
     }
     if (Status s = row_of(row).check(); !s.ok()) return s;

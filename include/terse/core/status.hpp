@@ -25,7 +25,8 @@ enum class StatusCode : std::int32_t {
   already_appended,    ///< this layer's slot has its keys and values of this step
   would_be_lossy,      ///< the operation would encode tokens again; ask for it explicitly
   unsupported,         ///< the configuration is valid but no code path serves it
-  corrupt_data,        ///< saved bytes do not match their checksum or their own lengths
+  corrupt_data,        ///< saved bytes do not match their checksum or their own lengths; on the
+                       ///< device also: tables name no page for a block
   mismatch,            ///< saved bytes belong to another policy, layout, shape or model
   device_error,        ///< the CUDA runtime refused a call; detail: its cudaError_t
 };

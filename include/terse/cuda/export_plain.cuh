@@ -19,7 +19,8 @@ namespace cuda {
 /// synchronisation, capturable.
 ///
 /// `r` is a view with device pointers; `sequences [num_sequences]`, the table and the outputs are
-/// device memory, keys and values aligned to their elements. What only the device can see it tells
+/// device memory, which must stay until the stream has passed, keys and values aligned to their
+/// elements. A captured call has a fixed number of sequences. What only the device can see it tells
 /// in `out.tokens`, which must be given: a unit that cannot be exported gets minus a StatusCode
 /// there, and nothing else of it is written. These are the host's errors, what a failed sequence
 /// has failed with, and corrupt_data where a block lies in no page of the cache. Latents:

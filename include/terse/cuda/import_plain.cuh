@@ -17,7 +17,7 @@ namespace detail {
 /// A thread block has one range. Grid: {range}.
 template <int Threads>
 __global__ void __launch_bounds__(Threads)
-    find_rows_kernel(const __grid_constant__ PlainPages pages, std::int64_t row_stride,
+    find_rows_kernel(const __grid_constant__ PlainPages pages, std::int64_t offset_unit,
                      const PageRange* ranges, std::int64_t* rows, std::int64_t num_rows) {
   __shared__ unsigned long long tokens_before;
   const auto thread = static_cast<int>(threadIdx.x), own = static_cast<int>(blockIdx.x);
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(Threads)
   const auto first = static_cast<std::int64_t>(tokens_before);
   const PageRange range = ranges[own];
   for (int t = thread; t < range.tokens && first + t < num_rows; t += Threads) {
-    rows[first + t] = terse::detail::source_row_of(pages, row_stride, range, t);
+    rows[first + t] = terse::detail::source_row_of(pages, offset_unit, range, t);
   }
   if (own + 1 < static_cast<int>(gridDim.x)) return;
   const std::int64_t end = first + (range.tokens > 0 ? range.tokens : 0);
@@ -42,26 +42,37 @@ __global__ void __launch_bounds__(Threads)
 }  // namespace detail
 
 /// As terse::find_source_rows, in the order of `stream`: one launch, no allocation, no
-/// synchronisation, capturable. The table, `ranges [range]` and `source_rows` are device memory.
+/// synchronisation, capturable. The table, `ranges [range]` and `source_rows` are device memory and
+/// must stay until the stream has passed. A captured call has a fixed number of ranges: unused ones
+/// have 0 tokens.
+///
 /// What the host's function refuses gets the row -1, with which append makes its sequence fail
 /// (invalid_argument): a token whose page does not exist or is not in the table. Tokens for which
 /// there are no rows are left out.
 inline Status find_source_rows(const PlainPages& pages, const PageRange* ranges, int num_ranges,
                                Span<std::int64_t> source_rows, cudaStream_t stream) noexcept {
   if (Status s = pages.validate(1, 1); !s.ok()) return s;
-  if (ranges == nullptr || source_rows.data() == nullptr) {
+  if (num_ranges < 0) {
+    return error(StatusCode::invalid_argument,
+                 "terse::cuda::find_source_rows: num_ranges is negative", num_ranges);
+  }
+  if ((ranges == nullptr && num_ranges > 0) ||
+      (source_rows.data() == nullptr && !source_rows.empty())) {
     return error(StatusCode::null_pointer,
                  "terse::cuda::find_source_rows: ranges or source_rows are null");
   }
-  if (num_ranges < 1) {
-    return error(StatusCode::invalid_argument, "terse::cuda::find_source_rows: at least one range",
-                 num_ranges);
+  if (source_rows.empty()) return {};
+  if (num_ranges == 0) {
+    return to_status(cudaMemsetAsync(source_rows.data(), 0xff,  // all are -1
+                                     source_rows.size() * sizeof(std::int64_t), stream),
+                     "terse::cuda::find_source_rows: the device cannot be written");
   }
   constexpr int threads = 128;
   return detail::launch_kernel({dim3(static_cast<unsigned>(num_ranges)), threads}, stream,
                                "terse::cuda::find_source_rows: the launch failed",
-                               detail::find_rows_kernel<threads>, pages, pages.row_stride(), ranges,
-                               source_rows.data(), static_cast<std::int64_t>(source_rows.size()));
+                               detail::find_rows_kernel<threads>, pages, pages.offset_unit(),
+                               ranges, source_rows.data(),
+                               static_cast<std::int64_t>(source_rows.size()));
 }
 
 }  // namespace cuda

@@ -126,7 +126,8 @@ class KVCache {
     });
   }
 
-  /// ok, or what the device found about a sequence: `not_finite`; `invalid_argument`, a source row;
+  /// ok, or what the device found about a sequence: `not_finite`; `invalid_argument`, a source row
+  /// that is none or a table of turns (AppendInputs::rope) that ends before a position;
   /// `wrong_phase`, where a graph was replayed outside its step or did not serve all of it;
   /// `corrupt_data`, where tables were not those of the step. Detail: a layer. Then the sequence
   /// has been taken back to the end of the last step before that one (before that observe, if it
@@ -143,9 +144,10 @@ class KVCache {
     return state_.change(stream, [&] { return detail::begin_step_on_device(state_, parts); });
   }
 
-  /// Stores the step's keys and values of a layer, which lie in device memory and must stay as they
-  /// are until the stream has passed: one launch. Once per slot and step. Numbers that are none,
-  /// and source rows that are none of the tensors', are found by the device (see `recover`).
+  /// Stores the step's keys and values of a layer, which lie in device memory, as source rows do,
+  /// and must stay as they are until the stream has passed: one launch. Once per slot and step.
+  /// Numbers that are none, and source rows that are none of the tensors', are found by the device
+  /// (see `recover`).
   Status append(int layer, const AppendInputs& inputs, cudaStream_t stream) noexcept {
     return detail::append(state_, layer, inputs, stream);
   }
@@ -243,14 +245,14 @@ class KVCache {
 
   // --- saving --------------------------------------------------------------------------------
 
-  /// Bytes that save writes for a sequence, exactly.
+  /// Bytes that save writes for a sequence, exactly. stale_sequence, wrong_phase inside a step.
   [[nodiscard]] Expected<std::size_t> saved_bytes(SequenceId sequence) const noexcept {
     return terse::detail::saved_bytes(state_.cache, sequence);
   }
 
   /// As terse::KVCache::save, and the same bytes: either processor loads what the other has saved.
-  /// `out`: host memory, pinned or not. The host's errors; wrong_phase if the sequence has failed.
-  /// Waits for `stream`.
+  /// `out`: host memory, pinned or not. stale_sequence, wrong_phase inside a step or if the
+  /// sequence has failed, buffer_too_small, device_error. Waits for `stream`.
   Status save(SequenceId sequence, std::uint64_t model_fingerprint, Span<std::byte> out,
               cudaStream_t stream) noexcept {
     return state_.change(stream, [&] {
@@ -258,9 +260,10 @@ class KVCache {
     });
   }
 
-  /// As terse::KVCache::load. `in`: host memory, not needed any longer when it returns. A failure
-  /// changes nothing, but for a device_error half-way, after which the cache has to be created
-  /// anew. Waits for `stream`.
+  /// As terse::KVCache::load. `in`: host memory, not needed any longer when it returns.
+  /// wrong_phase inside a step, corrupt_data, mismatch, too_many_tokens, no_free_pages,
+  /// too_many_sequences: nothing has changed then. After a device_error half-way the cache has to
+  /// be created anew. Waits for `stream`.
   [[nodiscard]] Expected<SequenceId> load(Span<const std::byte> in, std::uint64_t model_fingerprint,
                                           cudaStream_t stream) noexcept {
     return state_.change(

@@ -17,7 +17,7 @@ struct PageTable {
   std::int32_t max_pages = 0;            ///< dense: pages that a row has room for
   std::int32_t rows = 0;
 
-  /// Dense `block_table [row, max_pages]` (vLLM, TensorRT-LLM). Places behind a row's pages may
+  /// Dense `block_table [row, max_pages]` (vLLM). Places behind a row's pages may
   /// hold anything.
   static PageTable dense(const std::int32_t* block_table, int rows, int max_pages) noexcept {
     return {block_table, nullptr, max_pages, max_pages, rows};

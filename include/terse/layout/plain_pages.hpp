@@ -1,7 +1,9 @@
 /// An engine's own paged cache of plain 16-bit (or fp32) keys and values.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
+#include <iterator>
 #include <numeric>
 
 #include "terse/config.hpp"
@@ -70,30 +72,54 @@ struct PlainPages {
     if (!has_page(page)) return -1;
     return page * page_stride + place % page_tokens * token_stride;
   }
-  /// The largest number of elements that divides the strides of page and token: offsets are
-  /// multiples of it.
-  [[nodiscard]] std::int64_t row_stride() const noexcept {
-    return std::gcd(page_stride, token_stride);
+  /// The largest number of elements of which all offsets are multiples. Precondition: validate.
+  [[nodiscard]] std::int64_t offset_unit() const noexcept {
+    const std::int64_t unit =
+        std::gcd(num_pages > 1 ? page_stride : 0, page_tokens > 1 ? token_stride : 0);
+    return unit > 0 ? unit : 1;
   }
-  /// Rows of that many elements from the beginning of a tensor to its last token, this included.
-  /// Precondition: validate.
-  [[nodiscard]] std::int64_t num_rows() const noexcept {
-    return ((num_pages - 1) * page_stride + (page_tokens - 1) * token_stride) / row_stride() + 1;
+  /// Offset of the last token of the last page. Precondition: validate.
+  [[nodiscard]] std::int64_t last_offset() const noexcept {
+    return (num_pages - 1) * page_stride + (page_tokens - 1) * token_stride;
   }
 
-  /// Whether pages of `heads` heads of `channels` channels can have these strides.
+  /// Whether pages of `heads` heads of `channels` channels can have these strides: no number lies
+  /// where another does.
   [[nodiscard]] Status validate(int heads, int channels) const noexcept {
-    if (table.pages == nullptr || table.rows < 1) {
-      return error(StatusCode::null_pointer, "terse::PlainPages: the table is null or has no row");
+    constexpr std::int64_t most_elements = std::int64_t{1} << 48;
+    if (table.pages == nullptr) {
+      return error(StatusCode::null_pointer, "terse::PlainPages: the table is null");
+    }
+    if (table.rows < 1) {
+      return error(StatusCode::invalid_argument, "terse::PlainPages: the table has no row");
     }
     if (page_tokens < 1 || num_pages < 1) {
       return error(StatusCode::invalid_argument,
                    "terse::PlainPages: page_tokens and num_pages must be positive");
     }
-    if (page_stride < channels || token_stride < channels ||
-        (heads > 1 && head_stride < channels)) {
-      return error(StatusCode::invalid_argument,
-                   "terse::PlainPages: a stride is smaller than a vector");
+    struct Dimension {
+      std::int64_t stride, extent;
+    };
+    Dimension dimensions[] = {
+        {page_stride, num_pages}, {token_stride, page_tokens}, {head_stride, heads}};
+    std::sort(std::begin(dimensions), std::end(dimensions),
+              [](const Dimension& a, const Dimension& b) { return a.stride < b.stride; });
+    std::int64_t inside = channels;  // elements that all smaller strides span
+    for (const Dimension& dimension : dimensions) {
+      if (dimension.extent <= 1) continue;
+      if (dimension.stride < inside) {
+        return error(StatusCode::invalid_argument,
+                     "terse::PlainPages: a stride is smaller than what lies inside it, so that "
+                     "vectors overlap; detail: the stride",
+                     dimension.stride);
+      }
+      if (dimension.extent - 1 > (most_elements - inside) / dimension.stride) {
+        return error(StatusCode::invalid_argument,
+                     "terse::PlainPages: a tensor would have more than 2^48 elements; detail: the "
+                     "stride",
+                     dimension.stride);
+      }
+      inside += (dimension.extent - 1) * dimension.stride;
     }
     return {};
   }

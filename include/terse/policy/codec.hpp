@@ -123,10 +123,13 @@ TERSE_HOST_DEVICE void encode_block(const CodecContext& context, const float* x,
   }
 }
 
+/// Most channels of a stream.
+inline constexpr int max_stream_width = 4096;
+
 /// Whether the codec serves streams of `width` channels.
 template <Codec C>
 [[nodiscard]] Status supports_width(Side side, int width) noexcept {
-  if (width <= 0 || width > 4096) {
+  if (width <= 0 || width > max_stream_width) {
     return error(StatusCode::invalid_argument, "terse::Codec: width must be in 1..4096", width);
   }
   if constexpr (RestrictsWidth<C>) return C::supports(side, width);

@@ -72,7 +72,7 @@ template <class Ref>
 [[nodiscard]] Status append_on_device(AppendCall<Ref>& call, cudaStream_t stream) noexcept {
   const ClassShape& shape = call.r.shape;
   const bool gathers = !call.in.source_rows.empty();
-  Status status = terse::detail::check_source_count(call.in, call.num_rows);
+  Status status = terse::detail::check_source_form(call.in, call.num_rows);
   if (status.ok()) {
     status = check_device_input(call.in.keys, gathers, call.num_rows,
                                 shape.unit.units * shape.unit.key_streams, shape.key_width);

@@ -123,8 +123,9 @@ template <class State>
   if (code == StatusCode::invalid_argument) {
     return error(code,
                  "terse::cuda::KVCache: a source row of an append is none of its tensors, as where "
-                 "a table names a page that does not exist; the sequence is as before it; detail: "
-                 "the layer",
+                 "a table names a page that does not exist, or its table of turns "
+                 "(AppendInputs::rope) ends before a position; the sequence is as before it; "
+                 "detail: the layer",
                  layer);
   }
   return error(code,

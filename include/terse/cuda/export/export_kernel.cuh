@@ -125,7 +125,7 @@ struct UnitExport {
       scratch.tokens[rank] = token;
       scratch.offsets[rank] = call.pages.offset(table_row, place + rank);
       if (call.out.positions != nullptr) {
-        call.out.positions[terse::detail::unit_of_row(call.r, table_row, unit) *
+        call.out.positions[terse::detail::count_index(call.r, table_row, unit) *
                                static_cast<std::size_t>(call.out.max_places) +
                            static_cast<std::size_t>(place + rank)] =
             static_cast<std::int32_t>(call.r.position(sequence, unit, e, token));
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(export_threads)
     code = unit.count(static_cast<int>(entries), from, &total, &place);
   }
   if (blockIdx.y == 0 && threadIdx.x == 0) {
-    call.out.tokens[terse::detail::unit_of_row(r, table_row, unit.unit)] =
+    call.out.tokens[terse::detail::count_index(r, table_row, unit.unit)] =
         code == StatusCode::ok ? static_cast<std::int32_t>(total)
                                : -static_cast<std::int32_t>(code);
   }
