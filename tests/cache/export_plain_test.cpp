@@ -132,7 +132,7 @@ int check_everywhere(const D& d, const std::vector<SequenceId>& ids) {
   int exact = 0;
   for (const PageForm& form : page_forms) {
     INFO("order " << int(form.order) << ", page_tokens " << form.page_tokens);
-    EnginePages pages(form.order, form.scalar, form.page_tokens, heads, channels, places);
+    EnginePages pages(form, heads, channels, places);
     exact = check_export(d.cache.layer(0), ids, pages, form.dialect);
   }
   return exact;
@@ -184,6 +184,40 @@ TEST_CASE("fp16 goes in and comes out", "[cache][export]") {
       out.gather(side, 0, 0, 200, &b);
       CHECK(same_bits(a, b));
     }
+  }
+}
+
+TEST_CASE("layers that share source rows", "[cache][import][export]") {
+  CacheConfig two = config();
+  two.num_layers = 2;
+  Driver<PagedLayout<>, Identity> d(two);
+  const SequenceId id = d.create();
+  std::vector<EnginePages> layers(2, {PageOrder::hnd, Scalar::f16, 16, heads, channels, {100}});
+  Random random(8);
+  for (EnginePages& pages : layers) pages.fill(random, 0, 100);
+  const PlainPages view = layers[0].view(Dialect::csr);
+  const PageRange range{0, 100, 0};
+  const StepPart part{id, 100};
+  std::vector<std::int64_t> source_rows(100);
+  REQUIRE(find_source_rows(view, {&range, 1}, source_rows).ok());
+  REQUIRE(d.cache.begin_step({&part, 1}).ok());
+  for (int layer : {0, 1}) {
+    EnginePages& pages = layers[static_cast<std::size_t>(layer)];
+    REQUIRE(d.cache
+                .append(layer, *inputs_from_pages(view, d.shape(), pages.key_tensor(),
+                                                  pages.value_tensor(), source_rows))
+                .ok());
+  }
+  REQUIRE(d.cache.commit_step().ok());
+  EnginePages out(PageOrder::nhd, Scalar::f16, 48, heads, channels, {100});
+  REQUIRE(export_plain(d.cache.layer(1), {&id, 1}, out.view(Dialect::dense),
+                       {out.key_tensor(), out.value_tensor()})
+              .ok());
+  for (const Side side : {Side::key, Side::value}) {
+    std::vector<float> a, b;
+    layers[1].gather(side, 0, 0, 100, &a);
+    out.gather(side, 0, 0, 100, &b);
+    CHECK(same_bits(a, b));
   }
 }
 
@@ -396,9 +430,10 @@ TEST_CASE("exports that cannot be leave everything as it was", "[cache][export]"
   std::vector<std::int32_t> tokens(4, -3), positions(4 * 300, -3);
   PlainOutputs out{pages.key_tensor(), pages.value_tensor(), tokens.data(), positions.data(), 300};
   PlainPages view = pages.view(Dialect::csr);
+  Status s;
   const auto refused = [&](StatusCode code) {
     const EnginePages before = pages;
-    const Status s = export_plain(d.cache.layer(0), ids, view, out);
+    s = export_plain(d.cache.layer(0), ids, view, out);
     const bool untouched = pages.keys == before.keys && pages.values == before.values &&
                            std::count(tokens.begin(), tokens.end(), -3) == 4 &&
                            std::count(positions.begin(), positions.end(), -3) == 4 * 300;
@@ -409,10 +444,12 @@ TEST_CASE("exports that cannot be leave everything as it was", "[cache][export]"
     pages.write_tables();
     view = pages.view(Dialect::csr);
     CHECK(refused(StatusCode::buffer_too_small));
+    CHECK(s.detail == 300);
   }
   SECTION("no room for positions") {
     out.max_places = 299;
     CHECK(refused(StatusCode::buffer_too_small));
+    CHECK(s.detail == 300);
   }
   SECTION("a page that does not exist") {
     for (const std::int32_t bad : {-1, pages.num_pages}) {
@@ -423,6 +460,11 @@ TEST_CASE("exports that cannot be leave everything as it was", "[cache][export]"
         CHECK(refused(StatusCode::invalid_argument));
       }
     }
+  }
+  SECTION("pages of fewer heads") {
+    const EnginePages narrow(PageOrder::nhd, Scalar::f16, 16, heads - 1, channels, {80, 300});
+    view = narrow.view(Dialect::csr);
+    CHECK(refused(StatusCode::invalid_argument));
   }
   SECTION("more sequences than table rows") {
     view.table.rows = 1;

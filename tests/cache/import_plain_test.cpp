@@ -3,11 +3,13 @@
 
 #include <algorithm>
 #include <limits>
+#include <numeric>
 #include <utility>
 
 #include "support/cache_driver.hpp"
 #include "support/catch.hpp"
 #include "support/engine_pages.hpp"
+#include "support/rope_turns.hpp"
 
 using namespace terse;
 using namespace terse::tests;
@@ -76,17 +78,58 @@ struct Imported {
 };
 
 template <class P>
-void check_all(PageOrder order, Scalar scalar, int page_tokens, Dialect dialect) {
-  INFO("order " << int(order) << ", scalar " << int(scalar) << ", page_tokens " << page_tokens
-                << ", dialect " << int(dialect));
-  EnginePages pages(order, scalar, page_tokens, heads, channels, {200, 90});
+void check_all(const PageForm& form) {
+  INFO("order " << int(form.order) << ", scalar " << int(form.scalar) << ", page_tokens "
+                << form.page_tokens << ", dialect " << int(form.dialect));
+  EnginePages pages(form, heads, channels, {200, 90});
   Random random(5);
   pages.fill(random, 0, 200);
   pages.fill(random, 1, 90);
-  Imported<P> both(pages, dialect);
+  Imported<P> both(pages, form.dialect);
   both.step({{0, 100, 0}});
   both.step({{1, 90, 0}, {0, 1, 100}});
   both.step({{0, 99, 101}});
+}
+
+/// Two caches of which one gathers rows, in any order, that the other is given densely.
+template <class P>
+void check_gathered(const CacheConfig& c, const PolicyConfig<PolicyOf<P>>& policy,
+                    const RopeTable& rope = {}) {
+  Driver<PagedLayout<>, P> gathering(c, policy), dense(c, policy);
+  const SequenceId id = gathering.create();
+  REQUIRE(dense.create() == id);
+  Random random(9);
+  for (const int tokens : {100, 1, 90}) {
+    constexpr int spare = 7;
+    const TokenRows all = token_rows(dense.shape(), 1, 0, dense.length(id), tokens + spare);
+    std::vector<std::int64_t> source_rows(static_cast<std::size_t>(tokens + spare));
+    std::iota(source_rows.begin(), source_rows.end(), 0);
+    for (std::size_t i = source_rows.size(); i > 1; --i) {
+      std::swap(source_rows[i - 1], source_rows[static_cast<std::size_t>(random.below(int(i)))]);
+    }
+    TokenRows own = all;
+    const auto gather = [&](std::vector<float>& to, const std::vector<float>& from) {
+      const auto width = static_cast<std::ptrdiff_t>(from.size() / source_rows.size());
+      for (std::size_t i = 0; i < source_rows.size(); ++i) {
+        std::copy_n(from.begin() + source_rows[i] * width, width,
+                    to.begin() + static_cast<std::ptrdiff_t>(i) * width);
+      }
+    };
+    gather(own.keys, all.keys);
+    gather(own.values, all.values);
+    AppendInputs a = append_inputs(dense.shape(), all), b = append_inputs(dense.shape(), own);
+    a.source_rows = source_rows;
+    a.num_source_rows = tokens + spare;
+    a.rope = b.rope = rope;
+    const StepPart part{id, tokens};
+    REQUIRE(gathering.cache.begin_step({&part, 1}).ok());
+    REQUIRE(dense.cache.begin_step({&part, 1}).ok());
+    REQUIRE(gathering.cache.append(0, a).ok());
+    REQUIRE(dense.cache.append(0, b).ok());
+    REQUIRE(gathering.cache.commit_step().ok());
+    REQUIRE(dense.cache.commit_step().ok());
+    CHECK((gathering.buffers == dense.buffers));
+  }
 }
 
 }  // namespace
@@ -95,10 +138,60 @@ TEST_CASE("importing is appending", "[cache][import]") {
   for (const PageOrder order :
        {PageOrder::nhd, PageOrder::hnd, PageOrder::combined_nhd, PageOrder::combined_hnd}) {
     for (const Dialect dialect : {Dialect::dense, Dialect::csr}) {
-      check_all<Identity>(order, Scalar::f16, 16, dialect);
-      check_all<Kivi2>(order, Scalar::bf16, 1, dialect);
-      check_all<Int4Rotated>(order, Scalar::f32, 64, dialect);
+      check_all<Identity>({order, Scalar::f16, 16, dialect});
+      check_all<Kivi2>({order, Scalar::bf16, 1, dialect});
+      check_all<Int4Rotated>({order, Scalar::f32, 64, dialect});
     }
+  }
+  for (const PageForm& form : page_forms) check_all<Kivi2>(form);
+}
+
+TEST_CASE("gathered keys are turned to their own positions", "[cache][import]") {
+  CacheConfig c = config();
+  c.rope.rotary_dim = channels;
+  const std::vector<float> turns = rope_turns(c.rope, 300);
+  check_gathered<Kivi2>(c, {}, {turns.data(), 300});
+}
+
+TEST_CASE("gate logits stay rows of the step", "[cache][import]") {
+  check_gathered<Compose<Kivi4, AttentionGate>>(config(), {.eviction = {.protected_tokens = 20}});
+}
+
+TEST_CASE("latents are gathered too", "[cache][import]") {
+  constexpr int rank = 32, value_rank = 48;
+  const std::vector<float> up(heads * channels * value_rank, 0.1f);
+  const ProjectionFactors factors{rank, value_rank, up.data(), up.data()};
+  check_gathered<PaluPerHead>(config(), {.factors = {&factors, 1}});
+  check_gathered<PaluJoint>(config(), {.factors = {&factors, 1}});
+}
+
+TEST_CASE("the last row is a source row, the next is not", "[cache][import]") {
+  for (const PageForm& form : page_forms) {
+    INFO("order " << int(form.order) << ", page_tokens " << form.page_tokens);
+    EnginePages pages(form, heads, channels, {100});
+    // The last token of the last page.
+    pages.numbers[0].back() = pages.num_pages - 1;
+    const int last = static_cast<int>(pages.numbers[0].size()) * form.page_tokens - 1;
+    pages.write_tables();
+    Random random(10);
+    pages.fill(random, 0, 100);
+    for (int h = 0; h < heads; ++h) pages.put(Side::value, 0, last, h, 0, 5.0f);
+    Driver<PagedLayout<>, Identity> d(config());
+    const SequenceId id = d.create();
+    const StepPart part{id, 1};
+    std::int64_t row = -1;
+    const PlainPages view = pages.view(form.dialect);
+    const PageRange range{0, 1, last};
+    REQUIRE(find_source_rows(view, {&range, 1}, {&row, 1}).ok());
+    const AppendInputs in =
+        *inputs_from_pages(view, d.shape(), pages.key_tensor(), pages.value_tensor(), {&row, 1});
+    CHECK(row == in.num_source_rows - 1);
+    CHECK(in.values.get(row, 1, 0) == 5.0f);
+    REQUIRE(d.cache.begin_step({&part, 1}).ok());
+    row = in.num_source_rows;
+    CHECK(d.cache.append(0, in).code == StatusCode::invalid_argument);
+    row = in.num_source_rows - 1;
+    CHECK(d.cache.append(0, in).ok());
   }
 }
 

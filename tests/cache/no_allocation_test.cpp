@@ -41,7 +41,7 @@ namespace {
 using Evicting = Compose<Int4Rotated, H2O>;
 
 /// Allocations of a life: steps, attention, statistics, eviction, compaction, rollback, fork,
-/// saving.
+/// saving, import and export.
 template <class Policy>
 long allocations_of_a_life() {
   const CacheConfig config{.num_query_heads = 4,
@@ -59,6 +59,11 @@ long allocations_of_a_life() {
   std::vector<float> output(queries.size()), sums(cache.column_sum_floats(0));
   std::vector<std::byte> saved(std::size_t{1} << 20);
   AlignedBytes workspace(std::size_t{1} << 20);
+  std::vector<float> page_keys(10 * 64 * 2 * 64), page_values(page_keys.size());
+  const std::vector<std::int32_t> block_table{3, 1, 0, 2, 4, 5, 6, 7, 8, 9};
+  std::vector<std::int64_t> source_rows(64);
+  const PlainPages pages =
+      PlainPages::nhd(Scalar::f32, {10, 64, 2, 64}, PageTable::dense(block_table.data(), 1, 10));
 
   const long before = allocations;
   bool ok = true;
@@ -84,6 +89,15 @@ long allocations_of_a_life() {
       ok = ok && cache.observe(0, {&one, 1}, {sums.data(), sums.size()}).ok();
     }
   }
+  const PageRange range{0, 64, 0};
+  ok = ok &&
+       export_plain(cache.layer(0), {&*sequence, 1}, pages, {page_keys.data(), page_values.data()})
+           .ok();
+  ok = ok && cache.begin_step({&part, 1}).ok() &&
+       find_source_rows(pages, {&range, 1}, source_rows).ok();
+  const auto inputs = inputs_from_pages(pages, cache.layer(0).shape, page_keys.data(),
+                                        page_values.data(), source_rows);
+  ok = ok && inputs.ok() && cache.append(0, *inputs).ok() && cache.abandon_step().ok();
   ok = ok && cache.begin_step({&one, 1}).ok() && cache.abandon_step().ok();
   const auto bytes = cache.saved_bytes(*sequence);
   ok = ok && bytes.ok() && *bytes <= saved.size() &&

@@ -1,5 +1,6 @@
 /// Import from and export to an engine's pages on the device: the host's results, bit for bit.
 #include <algorithm>
+#include <numeric>
 
 #include "terse/cuda/export_plain.cuh"
 #include "terse/cuda/import_plain.cuh"
@@ -7,6 +8,7 @@
 #include "cuda/cache_pair.cuh"
 #include "cuda/user_codec.cuh"
 #include "support/engine_pages.hpp"
+#include "support/rope_turns.hpp"
 
 using namespace terse;
 using namespace terse::tests;
@@ -93,11 +95,11 @@ struct DeviceExport {
 /// Exports of both caches into pages of 0xa5 agree: all bytes, counts and positions.
 template <class P>
 void check_export(const P& pair, const std::vector<SequenceId>& ids, EnginePages pages,
-                  Dialect dialect, std::size_t shift = 0) {
-  const auto r = pair.host.cache.layer(0);
+                  Dialect dialect, std::size_t shift = 0, int layer = 0) {
+  const auto r = pair.host.cache.layer(layer);
   const DevicePages on_device(pages, shift);
   const DeviceExport call(ids, r.shape.unit.units);
-  REQUIRE(call.launch(pair.device.layer(0), on_device, dialect).ok());
+  REQUIRE(call.launch(pair.device.layer(layer), on_device, dialect).ok());
   REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
   std::vector<std::int32_t> tokens(call.items, -1);
   std::vector<std::int32_t> positions(call.items * DeviceExport::max_places, -1);
@@ -116,9 +118,8 @@ void check_exports(const P& pair, const std::vector<SequenceId>& ids) {
   const std::vector<int> places(ids.size(), 700);
   for (const PageForm& form : page_forms) {
     INFO("order " << int(form.order) << ", page_tokens " << form.page_tokens);
-    check_export(pair, ids,
-                 EnginePages(form.order, form.scalar, form.page_tokens, kv_heads, dim, places),
-                 form.dialect, form.order == PageOrder::hnd ? std::size_t{4} : std::size_t{0});
+    check_export(pair, ids, EnginePages(form, kv_heads, dim, places), form.dialect,
+                 form.order == PageOrder::hnd ? std::size_t{4} : std::size_t{0});
   }
 }
 
@@ -154,6 +155,41 @@ void import_step(P& pair, EnginePages& pages, const DevicePages& on_device, Dial
   REQUIRE(pair.difference(4) == "");
   REQUIRE(pair.host.cache.commit_step().ok());
   REQUIRE(pair.device.commit_step(nullptr).ok());
+}
+
+/// Both caches take the same steps, all layers by the same source rows in any order. Gives the
+/// sequence.
+template <class P>
+SequenceId check_gathered(P& pair, const RopeTable& on_host = {}, const RopeTable& on_device = {}) {
+  const SequenceId id = pair.create();
+  for (const int tokens : {100, 1, 90}) {
+    constexpr int spare = 7;
+    std::vector<std::int64_t> rows(static_cast<std::size_t>(tokens + spare));
+    std::iota(rows.begin(), rows.end(), 0);
+    for (std::size_t i = rows.size(); i > 1; --i) {
+      std::swap(rows[i - 1], rows[static_cast<std::size_t>(pair.random.below(int(i)))]);
+    }
+    const DeviceBytes device_rows = DeviceBytes::copy_of(rows.data(), rows.size());
+    const StepPart part{id, tokens};
+    REQUIRE(pair.host.cache.begin_step({&part, 1}).ok());
+    REQUIRE(pair.device.begin_step({&part, 1}, nullptr).ok());
+    for (int layer = 0; layer < pair.host.config.num_layers; ++layer) {
+      const TwinInputs in(pair.random, pair.shape(layer), tokens + spare, Scalar::f16);
+      terse::AppendInputs a = in.on_host(), b = in.on_device();
+      a.source_rows = rows;
+      b.source_rows = {device_rows.as<std::int64_t>(), rows.size()};
+      a.num_source_rows = b.num_source_rows = tokens + spare;
+      a.rope = on_host;
+      b.rope = on_device;
+      REQUIRE(pair.host.cache.append(layer, a).ok());
+      REQUIRE(pair.device.append(layer, b, nullptr).ok());
+      REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    }
+    REQUIRE(pair.host.cache.commit_step().ok());
+    REQUIRE(pair.device.commit_step(nullptr).ok());
+    REQUIRE(pair.difference(1) == "");
+  }
+  return id;
 }
 
 }  // namespace
@@ -208,7 +244,7 @@ TEMPLATE_TEST_CASE("importing on the device is importing on the host", "[cuda][i
       INFO("order " << int(form.order) << ", shift " << shift);
       Pair<TestType> pair(1);
       const SequenceId a = pair.create(), b = pair.create();
-      EnginePages pages(form.order, form.scalar, form.page_tokens, kv_heads, dim, {260, 150});
+      EnginePages pages(form, kv_heads, dim, {260, 150});
       pages.fill(pair.random, 0, 260);
       pages.fill(pair.random, 1, 150);
       const DevicePages on_device(pages, shift);
@@ -219,6 +255,34 @@ TEMPLATE_TEST_CASE("importing on the device is importing on the host", "[cuda][i
                   {{0, 128, 129}, {1, 50, 100}});
       REQUIRE(pair.difference(4) == "");
     }
+  }
+}
+
+TEST_CASE("gathered rows with all that append takes", "[cuda][import]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  SECTION("keys before RoPE") {
+    CacheConfig config = config_of(1);
+    config.rope.rotary_dim = dim;
+    const std::vector<float> turns = rope_turns(config.rope, 300);
+    const DeviceBytes copy = DeviceBytes::copy_of(turns.data(), turns.size());
+    Pair<Int4Rotated> pair(config);
+    check_gathered(pair, {turns.data(), 300}, {copy.as<float>(), 300});
+  }
+  SECTION("gate logits") {
+    Pair<Compose<Kivi4, AttentionGate>> pair(1, {.eviction = {.protected_tokens = 20}});
+    check_gathered(pair);
+  }
+  SECTION("latents") {
+    const std::vector<float> up(kv_heads * dim * 48, 0.1f);
+    const ProjectionFactors factors{32, 48, up.data(), up.data()};
+    Pair<PaluPerHead> pair(1, {.factors = {&factors, 1}});
+    check_gathered(pair);
+  }
+  SECTION("layers that share source rows") {
+    Pair<Kivi2> pair(2);
+    const SequenceId id = check_gathered(pair);
+    check_export(pair, {id}, EnginePages(PageOrder::nhd, Scalar::f16, 48, kv_heads, dim, {200}),
+                 Dialect::csr, 0, 1);
   }
 }
 

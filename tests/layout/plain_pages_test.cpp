@@ -37,6 +37,23 @@ TEST_CASE("offsets are those of the tensor's indices", "[layout]") {
   }
 }
 
+TEST_CASE("gaps between tokens and pages", "[layout]") {
+  for (const PageForm& form : page_forms) {
+    INFO("order " << int(form.order) << ", page_tokens " << form.page_tokens);
+    EnginePages pages(form, 2, 64, {70});
+    const PlainPages view = pages.view(form.dialect);
+    REQUIRE(view.validate(2, 64).ok());
+    bool agree = true;
+    for (int place = 0; place < 70; ++place) {
+      const std::int64_t at = view.offset(0, place);
+      agree = agree && at % view.offset_unit() == 0 && at <= view.last_offset() &&
+              pages.key_tensor() + (at + view.head_stride) * scalar_bytes(form.scalar) ==
+                  pages.at(Side::key, 0, place, 1, 0);
+    }
+    CHECK(agree);
+  }
+}
+
 TEST_CASE("places and pages that do not exist", "[layout]") {
   EnginePages pages(PageOrder::nhd, Scalar::f16, 16, 2, 8, {40, 10});
   for (const Dialect dialect : {Dialect::dense, Dialect::csr}) {

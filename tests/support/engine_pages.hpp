@@ -17,24 +17,38 @@ namespace terse::tests {
 enum class PageOrder { nhd, hnd, combined_nhd, combined_hnd };
 enum class Dialect { dense, csr };
 
+/// Elements that belong to nothing.
+struct PageGaps {
+  int token = 0;  ///< behind each token, with HND behind each vector
+  int page = 0;   ///< behind each page, in a combined tensor behind each half
+};
+
 /// Forms of pages in which all orders, dialects and element types occur.
 struct PageForm {
   PageOrder order;
   Scalar scalar;
   int page_tokens;
   Dialect dialect;
+  PageGaps gaps{};
 };
 inline constexpr PageForm page_forms[] = {
     {PageOrder::nhd, Scalar::f16, 16, Dialect::dense},
     {PageOrder::hnd, Scalar::bf16, 64, Dialect::csr},
     {PageOrder::combined_nhd, Scalar::f32, 1, Dialect::csr},
     {PageOrder::combined_hnd, Scalar::bf16, 16, Dialect::dense},
+    // Their offsets are multiples of 8, 4, 8 and 1 elements: less than a vector, and not always
+    // 16 bytes.
+    {PageOrder::nhd, Scalar::f16, 48, Dialect::csr, {.page = 8}},
+    {PageOrder::hnd, Scalar::bf16, 3, Dialect::dense, {.page = 4}},
+    {PageOrder::combined_nhd, Scalar::f16, 3, Dialect::csr, {.token = 8, .page = 16}},
+    {PageOrder::combined_hnd, Scalar::f32, 48, Dialect::dense, {.token = 3, .page = 5}},
 };
 
 struct EnginePages {
   PageOrder order;
   Scalar scalar;
   int page_tokens, heads, channels;
+  PageGaps gaps;
   std::vector<std::vector<std::int32_t>> numbers;  // [row][page of the row]
   int num_pages = 0;
   std::vector<std::int32_t> block_table, indptr, indices;
@@ -43,12 +57,13 @@ struct EnginePages {
 
   /// Room for `places[row]` tokens in each row; page numbers are shuffled, every byte is 0xa5.
   EnginePages(PageOrder of_order, Scalar of_scalar, int of_page_tokens, int of_heads,
-              int of_channels, const std::vector<int>& places, std::uint64_t seed = 3)
+              int of_channels, const std::vector<int>& places, PageGaps of_gaps = {})
       : order(of_order),
         scalar(of_scalar),
         page_tokens(of_page_tokens),
         heads(of_heads),
-        channels(of_channels) {
+        channels(of_channels),
+        gaps(of_gaps) {
     int max_pages = 0;
     for (const int n : places) {
       const int pages = (n + page_tokens - 1) / page_tokens;
@@ -59,7 +74,7 @@ struct EnginePages {
     num_pages += 2;  // some that no row names
     std::vector<std::int32_t> order_of(static_cast<std::size_t>(num_pages));
     for (std::size_t i = 0; i < order_of.size(); ++i) order_of[i] = static_cast<std::int32_t>(i);
-    Random random(seed);
+    Random random(3);
     for (std::size_t i = order_of.size(); i > 1; --i) {
       std::swap(order_of[i - 1], order_of[static_cast<std::size_t>(random.below(int(i)))]);
     }
@@ -69,12 +84,24 @@ struct EnginePages {
     table_stride = max_pages + 3;
     write_tables();
     const std::size_t bytes = static_cast<std::size_t>(num_pages) *
-                              static_cast<std::size_t>(page_tokens * heads * channels) *
+                              static_cast<std::size_t>(page_elements()) *
                               static_cast<std::size_t>(scalar_bytes(scalar));
     keys.assign(is_combined() ? 2 * bytes : bytes, std::byte{0xa5});
     values.assign(is_combined() ? 0 : bytes, std::byte{0xa5});
   }
 
+  EnginePages(const PageForm& form, int of_heads, int of_channels, const std::vector<int>& places)
+      : EnginePages(form.order, form.scalar, form.page_tokens, of_heads, of_channels, places,
+                    form.gaps) {}
+
+  [[nodiscard]] bool is_by_token() const {
+    return order == PageOrder::nhd || order == PageOrder::combined_nhd;
+  }
+  /// Keys or values of a page, and the gaps behind them.
+  [[nodiscard]] int page_elements() const {
+    const int gaps_of_page = (is_by_token() ? 1 : heads) * page_tokens * gaps.token + gaps.page;
+    return page_tokens * heads * channels + gaps_of_page;
+  }
   [[nodiscard]] bool is_combined() const {
     return order == PageOrder::combined_nhd || order == PageOrder::combined_hnd;
   }
@@ -108,9 +135,12 @@ struct EnginePages {
                           .heads = heads,
                           .channels = channels,
                           .tensors_per_page = is_combined() ? 2 : 1};
-    const bool by_token = order == PageOrder::nhd || order == PageOrder::combined_nhd;
-    return by_token ? PlainPages::nhd(scalar, shape, of_table)
-                    : PlainPages::hnd(scalar, shape, of_table);
+    PlainPages pages = is_by_token() ? PlainPages::nhd(scalar, shape, of_table)
+                                     : PlainPages::hnd(scalar, shape, of_table);
+    pages.token_stride += gaps.token;
+    if (!is_by_token()) pages.head_stride += page_tokens * gaps.token;
+    pages.page_stride = shape.tensors_per_page * page_elements();
+    return pages;
   }
   [[nodiscard]] PlainPages view(Dialect dialect) const {
     return view(table(dialect, block_table.data(), indptr.data(), indices.data()));
@@ -121,29 +151,18 @@ struct EnginePages {
   }
   /// Bytes from the first key to the first value of a combined tensor.
   [[nodiscard]] std::size_t value_shift() const {
-    return static_cast<std::size_t>(page_tokens * heads * channels * scalar_bytes(scalar));
+    return static_cast<std::size_t>(page_elements() * scalar_bytes(scalar));
   }
 
   /// Where a number lies.
   [[nodiscard]] std::byte* at(Side side, int row, int place, int head, int channel) {
     const std::int64_t page =
         numbers[static_cast<std::size_t>(row)][static_cast<std::size_t>(place / page_tokens)];
-    const int token = place % page_tokens, s = side == Side::key ? 0 : 1;
-    std::int64_t i = 0;
-    switch (order) {
-      case PageOrder::nhd:
-        i = ((page * page_tokens + token) * heads + head) * channels + channel;
-        break;
-      case PageOrder::hnd:
-        i = ((page * heads + head) * page_tokens + token) * channels + channel;
-        break;
-      case PageOrder::combined_nhd:
-        i = (((page * 2 + s) * page_tokens + token) * heads + head) * channels + channel;
-        break;
-      case PageOrder::combined_hnd:
-        i = (((page * 2 + s) * heads + head) * page_tokens + token) * channels + channel;
-        break;
-    }
+    const int token = place % page_tokens;
+    const std::int64_t half = is_combined() ? page * 2 + (side == Side::key ? 0 : 1) : page;
+    const int in_half = is_by_token() ? token * (heads * channels + gaps.token) + head * channels
+                                      : (head * page_tokens + token) * (channels + gaps.token);
+    const std::int64_t i = half * page_elements() + in_half + channel;
     std::vector<std::byte>& tensor = is_combined() || side == Side::key ? keys : values;
     return tensor.data() + i * scalar_bytes(scalar);
   }

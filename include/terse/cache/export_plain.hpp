@@ -245,8 +245,8 @@ struct SequenceExport {
 /// positions, and everything rounded to nearest even (fp16 saturates). What is kept exact (tail,
 /// sinks) is exact if the newest query would read it so, and everything else as it decodes.
 /// Errors change nothing: stale_sequence, wrong_phase (a step's tokens are not appended to the
-/// slot), buffer_too_small (a table row names too few pages), invalid_argument (a page that the
-/// tensors do not have). Const, allocates nothing. Precondition: no page occurs twice.
+/// slot), buffer_too_small (too few pages of a table row, or max_places), invalid_argument (a page
+/// that the tensors do not have). Const, allocates nothing. Precondition: no page occurs twice.
 template <class Ref>
 Status export_plain(const Ref& r, Span<const SequenceId> sequences, const PlainPages& pages,
                     const PlainOutputs& out) noexcept {
