@@ -12,19 +12,6 @@ using namespace terse::tests;
 
 namespace {
 
-constexpr int positions = 300;
-
-CacheConfig config(const RopeSpec& rope) {
-  return {.num_layers = 1,
-          .num_query_heads = 4,
-          .num_kv_heads = 2,
-          .head_dim = 64,
-          .max_sequences = 3,
-          .max_tokens = 400,
-          .max_step_tokens = 128,
-          .rope = rope};
-}
-
 /// `[row, kv_head, 64]`, turned to their positions.
 void turn_rows(const RopeSpec& rope, std::int64_t position, std::vector<float>* keys) {
   for (std::size_t i = 0; i < keys->size() / 64; ++i) {
@@ -35,16 +22,16 @@ void turn_rows(const RopeSpec& rope, std::int64_t position, std::vector<float>* 
 
 template <class P>
 void check(const RopeSpec& rope) {
-  Driver<PagedLayout<>, P> by_append(config(rope)), before(config(rope));
+  Driver<PagedLayout<>, P> by_append(rope_config(rope)), before(rope_config(rope));
   const SequenceId a = by_append.create(), b = before.create();
-  const std::vector<float> turns = rope_turns(rope, positions);
+  const std::vector<float> turns = rope_turns(rope, rope_positions);
   Random random(3);
-  while (by_append.length(a) < positions) {
+  while (by_append.length(a) < rope_positions) {
     const std::int64_t position = by_append.length(a);
-    const int tokens = std::min(1 + random.below(100), positions - static_cast<int>(position));
+    const int tokens = std::min(1 + random.below(100), rope_positions - static_cast<int>(position));
     TokenRows rows = token_rows(by_append.shape(), 1, 0, position, tokens);
     AppendInputs in = append_inputs(by_append.shape(), rows);
-    in.rope = {turns.data(), positions};
+    in.rope = {turns.data(), rope_positions};
     const StepPart part{a, tokens}, twin{b, tokens};
     REQUIRE(by_append.cache.begin_step({&part, 1}).ok());
     REQUIRE(by_append.cache.append(0, in).ok());
@@ -75,7 +62,7 @@ TEST_CASE("append turns keys to their positions", "[append][rope]") {
 
 TEST_CASE("keys beyond 16 bits are limited before and after they are turned", "[append][rope]") {
   const RopeSpec rope{.rotary_dim = 64};
-  Driver<PagedLayout<>, Identity> d(config(rope)), other(config(rope));
+  Driver<PagedLayout<>, Identity> d(rope_config(rope)), other(rope_config(rope));
   const SequenceId s = d.create();
   REQUIRE(other.create() == s);
   const std::vector<float> turns = rope_turns(rope, 2);
@@ -113,15 +100,15 @@ TEST_CASE("what append refuses about a table of turns", "[append][rope]") {
     REQUIRE(d.cache.commit_step().ok());
     return status;
   };
-  Driver<PagedLayout<>, Int8> d(config(rope));
+  Driver<PagedLayout<>, Int8> d(rope_config(rope));
   CHECK(refusal(d, 10).ok());
   CHECK(refusal(d, 10, 1).code == StatusCode::misaligned);
   const Status status = refusal(d, 9);
   CHECK(status.code == StatusCode::invalid_argument);
   CHECK(status.detail == 10);
-  Driver<PagedLayout<>, Int8> unturned(config({}));
+  Driver<PagedLayout<>, Int8> unturned(rope_config({}));
   CHECK(refusal(unturned, 20).code == StatusCode::invalid_argument);
   const Factors factors(2, 64, 32, 32);
-  Driver<PagedLayout<>, PaluJoint> latents(config(rope), {.factors = {&factors.view, 1}});
+  Driver<PagedLayout<>, PaluJoint> latents(rope_config(rope), {.factors = {&factors.view, 1}});
   CHECK(refusal(latents, 20).code == StatusCode::invalid_argument);
 }

@@ -11,19 +11,6 @@ using namespace terse::tests;
 
 namespace {
 
-constexpr int positions = 300;
-
-CacheConfig config_of(const RopeSpec& rope) {
-  return {.num_layers = 1,
-          .num_query_heads = 4,
-          .num_kv_heads = 2,
-          .head_dim = 64,
-          .max_sequences = 2,
-          .max_tokens = 400,
-          .max_step_tokens = 128,
-          .rope = rope};
-}
-
 /// Both caches, and the same table for them.
 template <class P>
 struct TurnedTwin : Twin<PagedLayout<>, P> {
@@ -36,8 +23,8 @@ struct TurnedTwin : Twin<PagedLayout<>, P> {
   SequenceId id, other;
 
   explicit TurnedTwin(const RopeSpec& rope)
-      : Base(config_of(rope)),
-        turns(rope_turns(rope, positions)),
+      : Base(rope_config(rope)),
+        turns(rope_turns(rope, rope_positions)),
         device_turns(DeviceBytes::copy_of(turns.data(), turns.size())) {
     id = *host.cache.create_sequence();
     REQUIRE(*device.create_sequence(nullptr) == id);
@@ -53,7 +40,7 @@ struct TurnedTwin : Twin<PagedLayout<>, P> {
     for (const StepPart& part : parts) rows += part.tokens;
     const TwinInputs in(random, this->shape(0), rows, type, Numbers::odd);
     AppendInputs on_host = in.on_host(), on_device = in.on_device();
-    on_host.rope = {turns.data(), positions};
+    on_host.rope = {turns.data(), rope_positions};
     on_device.rope = {device_turns.template as<float>() + shift, device_positions};
     const std::pair result{host.cache.append(0, on_host), device.append(0, on_device, nullptr)};
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
@@ -74,7 +61,7 @@ TEMPLATE_TEST_CASE("append turns keys on the device as on the host", "[cuda][app
       const Scalar type = tokens % 2 == 0 ? Scalar::bf16 : Scalar::f32;
       std::vector<StepPart> parts{{twin.id, tokens}};
       if (tokens < 100) parts.insert(parts.begin(), {twin.other, 2});  // at other positions
-      const auto [a, b] = twin.append(parts, type, positions);
+      const auto [a, b] = twin.append(parts, type, rope_positions);
       REQUIRE(a.ok());
       REQUIRE(b.ok());
       CHECK(twin.difference(2) == "");

@@ -3,7 +3,7 @@
 /// One launch of a fixed grid serves any lengths: who does what is decided on the device
 /// (attend/work_division.cuh), so a captured graph may be replayed after the lengths have changed.
 /// Codes are operands of the tensor cores as they are stored (attend/affine_keys.cuh). Latents have
-/// kernels of their own (attend/latent_kernel.cuh), for any head dimension.
+/// kernels of their own (attend/latent_kernel.cuh), which take no HeadDims.
 #pragma once
 
 #include <cstddef>

@@ -10,6 +10,7 @@
 #include "terse/cache/load.hpp"
 #include "terse/config.hpp"
 #include "terse/core/span.hpp"
+#include "terse/cuda/cache/copy_queue.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 #include "terse/cuda/cache/sequences.cuh"
 
@@ -23,7 +24,7 @@ namespace detail {
 template <class State>
 class DeviceTarget {
  public:
-  DeviceTarget(State& state, cudaStream_t stream) noexcept : state_(state), stream_(stream) {}
+  DeviceTarget(State& state, cudaStream_t stream) noexcept : state_(state), copies_(stream, text) {}
 
   template <class T>
   void write_table(T* table, const std::byte* from, std::size_t count) noexcept {
@@ -32,19 +33,13 @@ class DeviceTarget {
     if (bytes <= journal_bytes) {
       state_.journal().wrote(table, bytes);
     } else {
-      write_bytes(reinterpret_cast<std::byte*>(state_.on_device(table)), from, bytes);
+      copies_.copy(state_.on_device(table), from, bytes);
     }
   }
   void write_bytes(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
-    if (!status_.ok()) return;
-    status_ = to_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), text);
+    copies_.copy(to, from, bytes);
   }
-  /// Waits, so that nothing is copied any longer when the caller has its bytes back; gives the
-  /// first error.
-  [[nodiscard]] Status finish() const noexcept {
-    const Status end = to_status(cudaStreamSynchronize(stream_), text);
-    return status_.ok() ? end : status_;
-  }
+  [[nodiscard]] Status finish() const noexcept { return copies_.finish(); }
 
  private:
   static constexpr const char* text =
@@ -54,8 +49,7 @@ class DeviceTarget {
   static constexpr std::size_t journal_bytes = 128;
 
   State& state_;
-  cudaStream_t stream_;
-  Status status_{};
+  CopyQueue copies_;
 };
 
 /// As the host's load_sequence. Waits, unless something is wrong with `in` or it finds no room.

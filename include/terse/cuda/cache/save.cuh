@@ -9,6 +9,7 @@
 #include "terse/config.hpp"
 #include "terse/core/span.hpp"
 #include "terse/cuda/cache/check_sequences.cuh"
+#include "terse/cuda/cache/copy_queue.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 
 namespace terse {
@@ -21,28 +22,21 @@ namespace detail {
 template <class State>
 class DeviceSource {
  public:
-  DeviceSource(const State& state, cudaStream_t stream) noexcept : state_(state), stream_(stream) {}
+  DeviceSource(const State& state, cudaStream_t stream) noexcept
+      : state_(state), copies_(stream, "terse::cuda::KVCache::save: the device cannot be read") {}
 
   template <class T>
   void read_states(std::byte* to, T* states, std::size_t count) noexcept {
-    read_bytes(to, reinterpret_cast<const std::byte*>(state_.on_device(states)), count * sizeof(T));
+    copies_.copy(to, state_.on_device(states), count * sizeof(T));
   }
   void read_bytes(std::byte* to, const std::byte* from, std::size_t bytes) noexcept {
-    if (bytes == 0 || !status_.ok()) return;
-    status_ = to_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), text);
+    copies_.copy(to, from, bytes);
   }
-  /// Waits, so that nothing is copied any longer when a call has failed; gives the first error.
-  [[nodiscard]] Status finish() const noexcept {
-    const Status end = to_status(cudaStreamSynchronize(stream_), text);
-    return status_.ok() ? end : status_;
-  }
+  [[nodiscard]] Status finish() const noexcept { return copies_.finish(); }
 
  private:
-  static constexpr const char* text = "terse::cuda::KVCache::save: the device cannot be read";
-
   const State& state_;
-  cudaStream_t stream_;
-  Status status_{};
+  CopyQueue copies_;
 };
 
 /// As the host's save_sequence; refuses sequences that have failed. Waits.

@@ -10,6 +10,7 @@
 #include "terse/cache/create.hpp"
 #include "terse/config.hpp"
 #include "terse/cuda/cache/check_sequences.cuh"
+#include "terse/cuda/cache/copy_queue.cuh"
 #include "terse/cuda/cache/create.cuh"
 #include "terse/cuda/cache/device_state.cuh"
 
@@ -17,18 +18,6 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
-
-[[nodiscard]] inline Status copy_range(std::byte* to, const std::byte* from, std::size_t bytes,
-                                       cudaStream_t stream) noexcept {
-  if (bytes == 0) return {};
-  return to_status(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, stream), buffers_failed);
-}
-
-/// Waits, so that no copy is still under way when a call has failed; gives the first error.
-[[nodiscard]] inline Status finish_copies(const Status& status, cudaStream_t stream) noexcept {
-  const Status end = to_status(cudaStreamSynchronize(stream), buffers_failed);
-  return status.ok() ? end : status;
-}
 
 template <class State>
 [[nodiscard]] Status check_owns_pages(const State& state) noexcept {
@@ -56,11 +45,10 @@ template <class State>
   }
   const MemoryPlan& plan = state.cache.plan;
   std::memcpy(buffers.mirror.data(), host.state.data(), plan.state_bytes);
-  Status status = copy_range(buffers.pages.data(), host.pages.data(), plan.pages_bytes, stream);
-  if (status.ok()) {
-    status = copy_range(buffers.tails.data(), host.tails.data(), plan.tails_bytes, stream);
-  }
-  if (Status s = finish_copies(status, stream); !s.ok()) return s;
+  CopyQueue copies(stream, buffers_failed);
+  copies.copy(buffers.pages.data(), host.pages.data(), plan.pages_bytes);
+  copies.copy(buffers.tails.data(), host.tails.data(), plan.tails_bytes);
+  if (Status s = copies.finish(); !s.ok()) return s;
   return start(state, stream);
 }
 
@@ -77,23 +65,19 @@ template <class State>
   if (Status s = check_none_failed(state, stream); !s.ok()) return s;
   // The mirror knows all but what tokens' evictor states are. Its record names no host cache.
   std::memcpy(host.state.data(), state.buffers.mirror.data(), plan.state_bytes);
-  Status status =
-      copy_range(host.pages.data(), state.buffers.pages.data(), plan.pages_bytes, stream);
-  if (status.ok()) {
-    status = copy_range(host.tails.data(), state.buffers.tails.data(), plan.tails_bytes, stream);
-  }
+  CopyQueue copies(stream, buffers_failed);
+  copies.copy(host.pages.data(), state.buffers.pages.data(), plan.pages_bytes);
+  copies.copy(host.tails.data(), state.buffers.tails.data(), plan.tails_bytes);
   cache.for_each_store([&](const auto& store) {
     if constexpr (std::remove_cvref_t<decltype(store)>::has_state) {
-      if (!status.ok()) return;
       auto* states = reinterpret_cast<std::byte*>(store.base.token_states);
       const std::size_t tokens = static_cast<std::size_t>(store.shape.slots) *
                                  store.base.unit_entry(store.shape.sequences, 0, 0) * block_tokens;
-      status =
-          copy_range(host.state.data() + (states - state.buffers.mirror.data()),
-                     state.on_device(states), tokens * sizeof *store.base.token_states, stream);
+      copies.copy(host.state.data() + (states - state.buffers.mirror.data()),
+                  state.on_device(states), tokens * sizeof *store.base.token_states);
     }
   });
-  if (Status s = finish_copies(status, stream); !s.ok()) return s;
+  if (Status s = copies.finish(); !s.ok()) return s;
   const terse::detail::StateRecord record{terse::detail::state_magic, cache.state_record->identity};
   const auto offset =
       reinterpret_cast<std::byte*>(cache.state_record) - state.buffers.mirror.data();
