@@ -10,14 +10,12 @@
 #include "terse/terse.cuh"
 
 #include "device/device_buffer.cuh"
+#include "device/head_dims.cuh"
 #include "evaluation/aligned_memory.hpp"
 #include "evaluation/check.hpp"
 #include "evaluation/device.hpp"
 
 namespace terse::examples {
-
-/// Each costs compile time for every policy.
-using DeviceHeadDims = cuda::HeadDims<device_head_dims[0], device_head_dims[1]>;
 
 /// As HostStorage, in a terse::cuda::KVCache. Vectors are the host's: they are copied.
 template <Layout L, class Policy>

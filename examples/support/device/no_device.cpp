@@ -15,6 +15,7 @@ namespace {
 }  // namespace
 
 std::string device_name() { refuse(); }
+void check_on_device(const LlamaConfig&) { refuse(); }
 std::unique_ptr<MatrixProducts> make_device_products() { refuse(); }
 
 template <Layout L, class Policy>
