@@ -15,7 +15,8 @@
 #define TERSE_OF_EITHER_PROCESSOR
 #endif
 
-#if defined(__FAST_MATH__) || (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
+#if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
+    (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
 #error "terse: compile without -ffast-math; stored codes and NaN checks rely on IEEE arithmetic."
 #endif
 

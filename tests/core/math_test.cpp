@@ -1,7 +1,9 @@
 // Small arithmetic whose result may not depend on the compiler.
 #include "terse/core/math.hpp"
 
+#include <algorithm>
 #include <cmath>
+#include <iterator>
 #include <limits>
 
 #include "tests/support/catch.hpp"
@@ -38,8 +40,24 @@ TEST_CASE("round_half_even agrees with the default rounding of IEEE 754") {
   for (int i = 0; i < 100000; ++i) {
     const auto x = static_cast<float>((random.uniform() - 0.5) * 8388606.0);
     wrong += round_half_even(x) != static_cast<int>(std::nearbyint(x)) ? 1 : 0;
+    wrong += whole_half_even(x) != std::nearbyint(x) ? 1 : 0;
   }
   CHECK(wrong == 0);
+  float many[] = {-2.5f, -0.75f, 0.5f, 1.5f, 7.499f};
+  make_whole_half_even(many);
+  CHECK(std::equal(std::begin(many), std::end(many), std::begin({-2.0f, -1.0f, 0.0f, 2.0f, 7.0f})));
+}
+
+TEST_CASE("settled products are rounded before they are added") {
+  const float a = 1.0f + 0x1p-12f;  // whose exact square is 1 + 2^-11 + 2^-24
+  float many[64], sums[64];
+  std::fill(std::begin(many), std::end(many), a);
+  settle(many);
+  for (float& x : many) x *= x;
+  settle(many);
+  for (int i = 0; i < 64; ++i) sums[i] = many[i] - 1.0f;
+  for (const float sum : sums) CHECK(sum == 0x1p-11f);
+  CHECK(rounded_product(a, a) - 1.0f == 0x1p-11f);
 }
 
 TEST_CASE("multiply and add are rounded once") {

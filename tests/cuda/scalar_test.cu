@@ -20,7 +20,7 @@ namespace {
 struct Converted {
   std::uint16_t f16, saturated, bf16;
   std::uint8_t e4m3;
-  float from_f16, from_bf16, quotient, by_inverse, odds;
+  float from_f16, from_bf16, quotient, by_inverse, whole, odds;
 };
 
 TERSE_HOST_DEVICE Converted convert(float x, float y, unsigned bits) {
@@ -36,6 +36,7 @@ TERSE_HOST_DEVICE Converted convert(float x, float y, unsigned bits) {
   const float step =
       to_float(F16{static_cast<std::uint16_t>(bits % 0x7c00)}) * (1.0f + (bits >> 16));
   c.by_inverse = quotient_by_inverse(x, step, step == 0.0f ? 0.0f : rounded_quotient(1.0f, step));
+  c.whole = whole_half_even(clamp(x, -4e6f, 4e6f));
   // Probabilities from the smallest to the largest, dense at both ends.
   const float part = static_cast<float>(bits % 0x10000 + 1) / 65537.0f;
   c.odds = log_odds((bits >> 16) % 2 == 0 ? part : part * 1e-4f);
@@ -81,12 +82,13 @@ TEST_CASE("conversions are the same on host and device", "[cuda][scalar]") {
     const Converted host =
         convert(x[n], x[static_cast<std::size_t>(count - 1 - i)], static_cast<unsigned>(i));
     const Converted& own = device[n];
-    const bool equal = host.f16 == own.f16 && host.saturated == own.saturated &&
-                       host.bf16 == own.bf16 && host.e4m3 == own.e4m3 &&
-                       same(host.from_f16, own.from_f16) && same(host.from_bf16, own.from_bf16) &&
-                       same(host.quotient, own.quotient) && same(host.odds, own.odds) &&
-                       (!(std::fabs(x[n]) < 1e30f) || std::fabs(host.by_inverse) < 1e-30f ||
-                        same(host.by_inverse, own.by_inverse));
+    const bool equal =
+        host.f16 == own.f16 && host.saturated == own.saturated && host.bf16 == own.bf16 &&
+        host.e4m3 == own.e4m3 && same(host.from_f16, own.from_f16) &&
+        same(host.from_bf16, own.from_bf16) && same(host.quotient, own.quotient) &&
+        same(host.whole, own.whole) && same(host.odds, own.odds) &&
+        (!(std::fabs(x[n]) < 1e30f) || same(host.by_inverse, own.by_inverse) ||
+         (std::fabs(host.by_inverse) < 1e-30f && std::fabs(own.by_inverse) < 1e-30f));
     wrong += equal ? 0 : 1;
   }
   CHECK(count > 300000);

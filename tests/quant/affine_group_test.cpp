@@ -2,6 +2,7 @@
 #include "terse/quant/affine_group.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <type_traits>
@@ -69,6 +70,153 @@ double worst_min_max_error(Side side, int width, float offset) {
     }
   }
   return worst;
+}
+
+/// Numbers of a block `[64, width]` that steps are searched for: bell-shaped, or with outliers.
+std::vector<float> numbers_to_search(Random& random, int width, bool has_outliers) {
+  auto x = random.normals(static_cast<std::size_t>(block_tokens * width));
+  for (std::size_t i = 0; has_outliers && i < x.size(); i += 13) x[i] *= 20.0f;
+  return x;
+}
+
+/// a * b, which no compiler can fuse with a sum.
+float plain_product(float a, float b) {
+  volatile float product = a * b;
+  return product;
+}
+
+/// A group of numbers as some step stores it: codes as they are defined, sums in double precision.
+struct PlainFit {
+  std::vector<int> codes;
+  double dot = 0, norm = 0;
+  [[nodiscard]] double gain() const { return dot * dot / norm; }
+};
+
+PlainFit plain_fit(const float* x, int count, float step, int bits) {
+  const double top = (1 << bits) - 1, centre = top / 2;
+  PlainFit fit;
+  for (int i = 0; i < count; ++i) {
+    const float steps = plain_product(x[i], 1.0f / step);
+    const double code =
+        std::clamp(std::nearbyint(double{steps + static_cast<float>(centre)}), 0.0, top);
+    fit.codes.push_back(static_cast<int>(code));
+    fit.dot += x[i] * (code - centre);
+    fit.norm += (code - centre) * (code - centre);
+  }
+  return fit;
+}
+
+std::vector<PlainFit> plain_fits(const float* x, int count, int bits) {
+  float peak = 0;
+  for (int i = 0; i < count; ++i) peak = std::max(peak, std::fabs(x[i]));
+  std::vector<PlainFit> fits;
+  for (const float fraction : {1.0f, 0.92f, 0.84f, 0.76f, 0.68f, 0.6f}) {
+    const float covering = peak / (static_cast<float>((1 << bits) - 1) / 2);
+    fits.push_back(plain_fit(x, count, covering * fraction, bits));
+  }
+  return fits;
+}
+
+/// Groups of a block whose stored codes and factor are none that a plain search could end with.
+template <class C>
+int groups_unlike_plain_search(Side side, int width, const std::vector<float>& x) {
+  constexpr AffineFormat f = C::affine_format;
+  CodecBlock<C> block(side, width);
+  block.encode_in_basis(x);
+  int unlike = 0;
+  for (int t = 0; t < block_tokens; ++t) {
+    const int group = f.group == 0 ? width : f.group;
+    for (int c = 0; c < width; c += group) {
+      const int count = std::min(group, width - c);
+      std::vector<int> codes;
+      for (int i = 0; i < count; ++i) {
+        codes.push_back(static_cast<int>(
+            load_code<f.bits>(block.bytes().data(), code_place<f.bits>(side, width, t, c + i))));
+      }
+      const double factor = detail::load_half(block.bytes().data() + C::scales_offset(side, width),
+                                              affine_param_index(f, width, t, c));
+      const auto fits = plain_fits(&x[block.index(t, c)], count, f.bits);
+      double best = 0;
+      for (const PlainFit& fit : fits) best = std::max(best, fit.gain());
+      // Sums in fp32 may take the second best where it is as good.
+      const bool is_like = std::any_of(fits.begin(), fits.end(), [&](const PlainFit& fit) {
+        return fit.codes == codes && fit.gain() >= best * (1 - 1e-5) &&
+               std::fabs(factor - fit.dot / fit.norm) <= factor * (half_rounding + 1e-6);
+      });
+      unlike += is_like ? 0 : 1;
+    }
+  }
+  return unlike;
+}
+
+/// The fit of a step as it is defined: 32 partial sums, then neighbours.
+template <class C>
+typename C::Fit defined_fit(const float* x, int count, float inverse) {
+  constexpr auto top = static_cast<float>(C::top_code);
+  float dot[32] = {}, norm[32] = {};
+  for (int i = 0; i < count; ++i) {
+    const float steps = plain_product(x[i], inverse);
+    const float code = std::clamp(std::nearbyint(steps + top / 2), 0.0f, top);
+    const float level = code - (top - code);
+    dot[i % 32] += plain_product(x[i], level);
+    norm[i % 32] += plain_product(level, level);
+  }
+  for (int apart = 1; apart < 32; apart *= 2) {
+    for (int i = 0; i < 32; i += 2 * apart) {
+      dot[i] += dot[i + apart];
+      norm[i] += norm[i + apart];
+    }
+  }
+  return {dot[0], norm[0]};
+}
+
+/// The same by `Lanes` threads that look at neighbours and then exchange sums.
+template <class C, int Lanes>
+typename C::Fit fit_by_lanes(const float* x, int count, float inverse) {
+  constexpr int run = 32 / Lanes;
+  std::array<typename C::Fit, Lanes> fits;
+  for (std::size_t lane = 0; lane < Lanes; ++lane) {
+    typename C::template PartialFits<run> own;
+    for (int i = 0; i < count; ++i) {
+      if (i % 32 / run == static_cast<int>(lane)) C::add_to_fit(x[i], inverse, own, i % run);
+    }
+    fits[lane] = C::sum_of(own);
+  }
+  for (std::size_t apart = 1; apart < Lanes; apart *= 2) {
+    const auto before = fits;
+    for (std::size_t lane = 0; lane < Lanes; ++lane) {
+      fits[lane].dot += before[lane ^ apart].dot;
+      fits[lane].norm += before[lane ^ apart].norm;
+    }
+  }
+  return fits[Lanes - 1];
+}
+
+template <class Fit>
+bool same_fit(const Fit& a, const Fit& b) {
+  return std::memcmp(&a, &b, sizeof a) == 0;
+}
+
+/// Whether everybody finds the same fits of all candidate steps to `x [i * stride]`.
+template <class C>
+bool fits_are_as_defined(const std::vector<float>& x, std::size_t stride) {
+  const auto count = static_cast<int>(x.size());
+  std::vector<float> apart(x.size() * stride);
+  for (std::size_t i = 0; i < x.size(); ++i) apart[i * stride] = x[i];
+  const float peak = C::find_extremes(x.data(), 1, count).peak();
+  typename C::Step steps[C::num_steps];
+  for (int k = 0; k < C::num_steps; ++k) steps[k] = C::make_step(C::candidate_divisor(peak, k));
+  typename C::Fit fits[C::num_steps];
+  C::fit_steps(apart.data(), stride, count, steps, fits);
+  for (int k = 0; k < C::num_steps; ++k) {
+    const auto defined = defined_fit<C>(x.data(), count, steps[k].inverse);
+    if (!same_fit(fits[k], defined) ||
+        !same_fit(fit_by_lanes<C, 8>(x.data(), count, steps[k].inverse), defined) ||
+        !same_fit(fit_by_lanes<C, 32>(x.data(), count, steps[k].inverse), defined)) {
+      return false;
+    }
+  }
+  return true;
 }
 
 /// Largest error of a symmetric block in units of the covering step of its group.
@@ -184,7 +332,7 @@ TEST_CASE("zeros decode to zeros under every rule") {
   }
 }
 
-TEST_CASE("groups without a step store the code of the centre") {
+TEST_CASE("groups without a step store the code of the centre, or the one above it") {
   const auto codes_are = []<class C>(std::type_identity<C>, float v, int byte) {
     CodecBlock<C> block(Side::key, 64);
     block.encode(std::vector<float>(64 * 64, v));
@@ -200,7 +348,9 @@ TEST_CASE("groups without a step store the code of the centre") {
   CHECK(codes_are(std::type_identity<Symmetric<8, ScaleRule::abs_max>>{}, 1e-40f, 0x80));
   CHECK(codes_are(std::type_identity<Symmetric<8, ScaleRule::abs_max_wide, 32>>{}, 1e-40f, 0x80));
   CHECK(codes_are(std::type_identity<Symmetric<4, ScaleRule::signed_max_wide>>{}, 1e-40f, 0x88));
-  CHECK(codes_are(std::type_identity<Symmetric<4, ScaleRule::least_squares>>{}, 0.0f, 0x77));
+  CHECK(codes_are(std::type_identity<Symmetric<4, ScaleRule::least_squares>>{}, 0.0f, 0x88));
+  CHECK(codes_are(std::type_identity<Symmetric<4, ScaleRule::least_squares>>{}, -1e-40f, 0x88));
+  CHECK(codes_are(std::type_identity<Symmetric<2, ScaleRule::least_squares>>{}, 1e-40f, 0xaa));
 }
 
 TEST_CASE("no finite input becomes infinite or NaN") {
@@ -314,10 +464,7 @@ TEST_CASE("least squares is never worse than the covering step") {
   constexpr int width = 64;
   Random random(9);
   for (int round = 0; round < 20; ++round) {
-    auto x = random.normals(64 * width);
-    if (round % 2 == 1) {
-      for (std::size_t i = 0; i < x.size(); i += 13) x[i] *= 20.0f;
-    }
+    const auto x = numbers_to_search(random, width, round % 2 == 1);
     const auto decoded = round_trip<C>(Side::key, width, x);
     for (std::size_t t = 0; t < 64; ++t) {
       float peak = 0;
@@ -357,6 +504,79 @@ TEST_CASE("the least-squares factor is that of its codes") {
     std::memcpy(&stored, block.bytes().data() + r.sections[1].offset_bytes + 2 * t, 2);
     REQUIRE(to_float(stored) == Approx(dot / norm).epsilon(half_rounding));
   }
+}
+
+TEST_CASE("least squares stores what a plain search in double finds") {
+  Random random(21);
+  for (const int width : {20, 64, 80, 128, 256}) {
+    for (const bool has_outliers : {false, true}) {
+      const auto x = numbers_to_search(random, width, has_outliers);
+      const auto unlike = [&]<class C>(std::type_identity<C>) {
+        return groups_unlike_plain_search<C>(Side::key, width, x) +
+               groups_unlike_plain_search<C>(Side::value, width, x);
+      };
+      CAPTURE(width, has_outliers);
+      CHECK(unlike(std::type_identity<Symmetric<2, ScaleRule::least_squares>>{}) == 0);
+      CHECK(unlike(std::type_identity<Symmetric<4, ScaleRule::least_squares>>{}) == 0);
+      CHECK(unlike(std::type_identity<Symmetric<4, ScaleRule::least_squares, 16>>{}) == 0);
+      CHECK(unlike(std::type_identity<Symmetric<8, ScaleRule::least_squares, 36>>{}) == 0);
+    }
+  }
+}
+
+TEST_CASE("the fit of a step is the same bits however many threads add it up") {
+  using C = Symmetric<4, ScaleRule::least_squares>;
+  Random random(22);
+  int different = 0;
+  for (int count = 1; count <= 300; ++count) {
+    auto x = random.normals(static_cast<std::size_t>(count));
+    const float peak = std::ldexp(4.0f + std::fabs(x[0]), count % 60 - 40);
+    for (float& v : x) {
+      // Zeros, numbers in the middle between two codes of a candidate, and others.
+      const int kind = random.below(8);
+      const float step = C::candidate_divisor(peak, random.below(C::num_steps));
+      v = kind == 0  ? -0.0f
+          : kind < 4 ? static_cast<float>(random.below(15) - 7) * step
+                     : v * peak / 4.0f;
+    }
+    x.back() = peak;
+    const auto stride = static_cast<std::size_t>(1 + count % 3);
+    different += fits_are_as_defined<Symmetric<2, ScaleRule::least_squares>>(x, stride) ? 0 : 1;
+    different += fits_are_as_defined<C>(x, stride) ? 0 : 1;
+    different += fits_are_as_defined<Symmetric<8, ScaleRule::least_squares>>(x, stride) ? 0 : 1;
+  }
+  CHECK(different == 0);
+}
+
+TEST_CASE("numbers times a power of two have the same least-squares codes") {
+  using C = Symmetric<4, ScaleRule::least_squares>;
+  constexpr int width = 80;
+  Random random(23);
+  const auto x = numbers_to_search(random, width, false);
+  CodecBlock<C> block(Side::value, width);
+  block.encode(x);
+  const std::size_t scales = C::scales_offset(Side::value, width);
+  for (const float power : {0x1p-8f, 0.5f, 2.0f, 0x1p12f}) {
+    auto scaled = x;
+    for (float& v : scaled) v *= power;
+    CodecBlock<C> other(Side::value, width);
+    other.encode(scaled);
+    CAPTURE(power);
+    CHECK(std::memcmp(block.bytes().data(), other.bytes().data(), scales) == 0);
+    for (int t = 0; t < block_tokens; ++t) {
+      REQUIRE(detail::load_half(other.bytes().data() + scales, t) ==
+              power * detail::load_half(block.bytes().data() + scales, t));
+    }
+  }
+}
+
+TEST_CASE("of equally good steps the first is taken") {
+  // Every step gives two numbers of one magnitude the codes of both ends, which one factor fits.
+  using C = Symmetric<4, ScaleRule::least_squares>;
+  const float x[] = {3.0f, -3.0f};
+  const auto group = C::find_group(C::find_extremes(x, 1, 2), x, 1, 2);
+  CHECK(group.step.divisor == C::candidate_divisor(3.0f, 0));
+  CHECK(to_float(group.scale) == to_float(to_f16(3.0f / 7.5f)));
 }
 
 TEST_CASE("decode multiplies and adds in one rounding") {

@@ -56,9 +56,20 @@ TERSE_HOST_DEVICE inline float rounded_product(float a, float b) noexcept {
   return __fmul_rn(a, b);
 #else
   float product = a * b;
+#if defined(__SSE__)
+  __asm__("" : "+x"(product));
+#else
   __asm__("" : "+m"(product));
+#endif
   return product;
 #endif
+}
+
+/// Makes host compilers take `numbers` from memory as they are: what rounded_product does for one
+/// product, between loops that may be vectorised.
+template <int N>
+inline void settle(float (&numbers)[N]) noexcept {
+  __asm__("" : "+m"(numbers));
 }
 
 /// a / b, rounded to nearest even whatever the flags.
@@ -72,7 +83,7 @@ TERSE_HOST_DEVICE inline float rounded_quotient(float a, float b) noexcept {
 
 /// a / b, rounded to nearest even, where `inverse` is 1 / b so rounded: on the device three
 /// operations without a branch, exact for |a| below 1e30 and quotients that are normal numbers.
-/// Both 0 for b = 0: the result then means nothing.
+/// Where b and `inverse` are 0 the result is 0.
 TERSE_HOST_DEVICE inline float quotient_by_inverse(float a, float b, float inverse) noexcept {
 #if defined(__CUDA_ARCH__)
   const float q = __fmul_rn(a, inverse);
@@ -84,10 +95,10 @@ TERSE_HOST_DEVICE inline float quotient_by_inverse(float a, float b, float inver
 
 /// Nearest integer, ties to even. Exact for |x| < 2^22, which every code is.
 TERSE_HOST_DEVICE inline int round_half_even(float x) noexcept {
-#if defined(__CUDA_ARCH__)
-  return __float2int_rn(x);
-#else
   // Adding 1.5 * 2^23 leaves the integer in the low mantissa bits, rounded by the adder itself.
+#if defined(__CUDA_ARCH__)  // a conversion would take four times as long
+  return __float_as_int(__fadd_rn(x, 12582912.0f)) - 0x4b400000;
+#else
   // Flags that let compilers reorder sums must not cancel it.
   float shifted = x + 12582912.0f;
 #if defined(__SSE__)
@@ -97,6 +108,23 @@ TERSE_HOST_DEVICE inline int round_half_even(float x) noexcept {
 #endif
   return static_cast<int>(shifted - 12582912.0f);
 #endif
+}
+
+/// The same as a float.
+TERSE_HOST_DEVICE inline float whole_half_even(float x) noexcept {
+#if defined(__CUDA_ARCH__)  // conversions take four times as long as sums
+  return __fsub_rn(__fadd_rn(x, 12582912.0f), 12582912.0f);
+#else
+  return static_cast<float>(round_half_even(x));
+#endif
+}
+
+/// The same for all of `numbers`, in loops that host compilers may vectorise.
+template <int N>
+inline void make_whole_half_even(float (&numbers)[N]) noexcept {
+  for (float& x : numbers) x += 12582912.0f;
+  settle(numbers);
+  for (float& x : numbers) x -= 12582912.0f;
 }
 
 /// ln(p / (1 - p)) for 0 < p < 1, within a unit in the last place: the same bits everywhere, which

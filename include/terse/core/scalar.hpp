@@ -77,11 +77,15 @@ TERSE_HOST_DEVICE constexpr F16 to_f16(float x) noexcept {
   return {static_cast<std::uint16_t>(sign | (rounded >> 13))};
 }
 
-/// As to_f16, but finite input stays finite: magnitudes above 65504 become 65504.
+/// As to_f16, but finite input stays finite: magnitudes above 65504 become 65504. NaN stays NaN.
 TERSE_HOST_DEVICE constexpr F16 to_f16_saturating(float x) noexcept {
 #if defined(__CUDA_ARCH__)
-  if (!__builtin_is_constant_evaluated() && x == x) {
-    return to_f16(fminf(fmaxf(x, -f16_max), f16_max));
+  if (!__builtin_is_constant_evaluated()) {
+    float limited;
+    asm("{ .reg .f32 low; min.NaN.f32 low, %1, %2; max.NaN.f32 %0, low, %3; }"
+        : "=f"(limited)
+        : "f"(x), "f"(f16_max), "f"(-f16_max));
+    return to_f16(limited);
   }
 #endif
   return to_f16(x > f16_max ? f16_max : (x < -f16_max ? -f16_max : x));

@@ -6,6 +6,7 @@
 /// group_min is an offset in value units and exists for ScaleRule::min_max only.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstring>
 
@@ -28,8 +29,9 @@ enum class ScaleRule : std::uint8_t {
   abs_max_wide,
   /// scale = -x[argmax|x|] / 2^(bits-1), centre 2^(bits-1): the largest magnitude is exact.
   signed_max_wide,
-  /// Grid of 2^bits levels without a zero, centre 2^(bits-1) - 1/2; the step is the best of a few
-  /// fractions of the covering one, then the least-squares factor for its codes.
+  /// Grid of 2^bits levels without a zero, centre 2^(bits-1) - 1/2; scale = the
+  /// least-squares factor for the codes of that one of a few fractions of the covering step that
+  /// leaves the least error.
   least_squares,
 };
 
@@ -257,72 +259,86 @@ struct AffineGroup {
       g.step = make_step(rounded_quotient(e.largest, -static_cast<float>(1 << (S.bits - 1))));
       g.scale = to_f16_saturating(g.step.divisor);
     } else {
-      double errors[num_steps];
-      for (int k = 0; k < num_steps; ++k) {
-        errors[k] = 0.0;
-        const Step step = candidate_step(e.peak(), k);
-        if (step.divisor == 0.0f) continue;
-        for (int i = 0; i < count; ++i) {
-          errors[k] += squared_error(x[static_cast<std::size_t>(i) * stride], step);
-        }
-      }
-      g.step = candidate_step(e.peak(), best_step(errors));
-      g.scale = find_factor(x, stride, count, g.step);
+      g = search_group(e.peak(), x, stride, count);
     }
     return g;
   }
 
-  // --- ScaleRule::least_squares, in pieces that threads may share. Sums go through the numbers in
-  // order; a product of two floats is exact in double, so no compiler can change them by fusing.
+  // --- ScaleRule::least_squares, in pieces that threads may share. A sum over x [count] is made of
+  // 32 partial ones: the i-th of x[i], x[i + 32], ... in this order. Neighbours among them are
+  // added, then neighbours among the results, until one is left.
 
   static constexpr bool searches_step = S.rule == ScaleRule::least_squares;
-  static constexpr int num_steps = 6;  ///< candidates
+  static constexpr int num_steps = 6;      ///< candidates
+  static constexpr int num_partials = 32;  ///< partial sums of a sum
 
   /// The k-th fraction of the step that covers `peak`; 0 where all numbers are as good as 0.
-  TERSE_HOST_DEVICE static Step candidate_step(float peak, int k) noexcept {
+  TERSE_HOST_DEVICE static float candidate_divisor(float peak, int k) noexcept {
     constexpr float fractions[num_steps] = {1.0f, 0.92f, 0.84f, 0.76f, 0.68f, 0.6f};
     const float covering = rounded_quotient(peak, static_cast<float>(top_code) / 2.0f);
-    return make_step(covering > 1e-30f ? rounded_product(covering, fractions[k]) : 0.0f);
+    return covering > 1e-30f ? rounded_product(covering, fractions[k]) : 0.0f;
   }
-  /// The level, in steps, that stands for a number.
-  TERSE_HOST_DEVICE static float level_of(float v, const Step& step) noexcept {
-    return static_cast<float>(encode(v, step)) - affine_format.centre;
+
+  /// How the codes of a step fit the numbers of a group. A level is a code less the centre, in half
+  /// steps: an odd number.
+  struct Fit {
+    float dot = 0.0f;   ///< sum of number * level
+    float norm = 0.0f;  ///< sum of level * level
+  };
+  /// N of the partial sums.
+  template <int N>
+  struct PartialFits {
+    float dot[N] = {};
+    float norm[N] = {};
+  };
+
+  /// Adds a number to the i-th partial sums of a step.
+  template <int N>
+  TERSE_HOST_DEVICE static void add_to_fit(float v, float inverse_step, PartialFits<N>& fits,
+                                           int i) noexcept {
+    const float level =
+        level_of(whole_half_even(rounded_product(v, inverse_step) + affine_format.centre));
+    fits.norm[i] += level * level;  // fused or not: the product is exact
+    fits.dot[i] += rounded_product(v, level);
   }
-  TERSE_HOST_DEVICE static double squared_error(float v, const Step& step) noexcept {
-    const float level = level_of(v, step);
-#if defined(__CUDA_ARCH__)
-    const float difference = fused_multiply_add(-level, step.divisor, v);
-#else
-    // The same number, and no call where a processor's baseline cannot fuse: a level is so near
-    // that double holds all that decides the rounding.
-    const auto difference =
-        static_cast<float>(static_cast<double>(v) - static_cast<double>(level) * step.divisor);
-#endif
-    return static_cast<double>(difference) * difference;
+  /// Sums of neighbouring partial sums, N a power of two.
+  template <int N>
+  TERSE_HOST_DEVICE static Fit sum_of(const PartialFits<N>& fits) noexcept {
+    return {sum_of_neighbours(fits.dot), sum_of_neighbours(fits.norm)};
   }
-  /// Of equal errors the first wins.
-  TERSE_HOST_DEVICE static int best_step(const double* errors) noexcept {
-    int best = 0;
-    for (int k = 1; k < num_steps; ++k) {
-      if (errors[k] < errors[best]) best = k;
+  /// Fits of `steps` to the `count` numbers `x[i * stride]`.
+  TERSE_HOST_DEVICE static void fit_steps(const float* x, std::size_t stride, int count,
+                                          const Step (&steps)[num_steps],
+                                          Fit (&fits)[num_steps]) noexcept {
+    PartialFits<num_partials> partials[num_steps];
+    for (int begin = 0; begin < count; begin += num_partials) {
+      const int own = count - begin < num_partials ? count - begin : num_partials;
+      float gathered[num_partials];
+      const float* v = x + begin;
+      if (stride != 1) {
+        for (int i = 0; i < own; ++i) gathered[i] = x[static_cast<std::size_t>(begin + i) * stride];
+        v = gathered;
+      }
+      for (int k = 0; k < num_steps; ++k) {
+        if (own == num_partials) {
+          add_all_to_fit<true>(v, own, steps[k].inverse, partials[k]);
+        } else {
+          add_all_to_fit<false>(v, own, steps[k].inverse, partials[k]);
+        }
+      }
     }
-    return best;
+    for (int k = 0; k < num_steps; ++k) fits[k] = sum_of(partials[k]);
   }
-  /// The factor that brings the levels of `step` nearest to the numbers, as stored.
-  TERSE_HOST_DEVICE static F16 find_factor(const float* x, std::size_t stride, int count,
-                                           const Step& step) noexcept {
-    double dot = 0.0, norm = 0.0;
-    for (int i = 0; i < count; ++i) {
-      const float v = x[static_cast<std::size_t>(i) * stride];
-      const float level = level_of(v, step);
-      dot += static_cast<double>(v) * level;
-      norm += static_cast<double>(level) * level;
-    }
-    return best_factor(step.divisor, dot, norm);
+  /// The part of the numbers' energy that levels times their best factor take up; the rest is
+  /// error. The step of the largest gain is taken, the first of equals. 0 without numbers. Where a
+  /// square overflows or vanishes, fp16 cannot hold the factor either.
+  TERSE_HOST_DEVICE static float gain(const Fit& fit) noexcept {
+    return fit.norm == 0.0f ? 0.0f : rounded_quotient(rounded_product(fit.dot, fit.dot), fit.norm);
   }
-  /// The same, of sums over `v * level` and `level * level`.
-  TERSE_HOST_DEVICE static F16 best_factor(float step, double dot, double norm) noexcept {
-    return step == 0.0f ? F16{} : to_f16_saturating(static_cast<float>(dot / norm));
+  /// The factor that brings the codes of `step` nearest to the numbers, as stored.
+  TERSE_HOST_DEVICE static F16 best_factor(const Fit& fit, const Step& step) noexcept {
+    return step.divisor == 0.0f ? F16{}
+                                : to_f16_saturating(rounded_quotient(2.0f * fit.dot, fit.norm));
   }
 
   /// Code of a number.
@@ -343,6 +359,61 @@ struct AffineGroup {
   }
 
  private:
+  /// Level of a whole number, of the nearest end where the grid does not reach it. Exact.
+  TERSE_HOST_DEVICE static float level_of(float whole) noexcept {
+    return std::fabs(whole) - std::fabs(whole - static_cast<float>(top_code));
+  }
+
+  template <int N>
+  TERSE_HOST_DEVICE static float sum_of_neighbours(const float (&x)[N]) noexcept {
+    if constexpr (N == 1) {
+      return x[0];
+    } else {
+      float sums[N / 2];
+      for (int i = 0; i < N / 2; ++i) sums[i] = x[2 * i] + x[2 * i + 1];
+      return sum_of_neighbours(sums);
+    }
+  }
+
+  /// add_to_fit of `v [count]`, each to partial sums of its own, in loops that the host vectorises.
+  /// `Whole`: there is one for each partial sum.
+  template <bool Whole>
+  TERSE_HOST_DEVICE static void add_all_to_fit(const float* v, int count, float inverse_step,
+                                               PartialFits<num_partials>& fits) noexcept {
+    if constexpr (Whole) count = num_partials;
+#if defined(__CUDA_ARCH__)
+    for (int i = 0; i < count; ++i) add_to_fit(v[i], inverse_step, fits, i);
+#else
+    float terms[num_partials] = {};
+    for (int i = 0; i < count; ++i) terms[i] = v[i] * inverse_step;
+    settle(terms);
+    for (int i = 0; i < count; ++i) terms[i] += affine_format.centre;
+    make_whole_half_even(terms);
+    for (int i = 0; i < count; ++i) {
+      const float level = level_of(terms[i]);
+      fits.norm[i] += level * level;
+      terms[i] = v[i] * level;
+    }
+    settle(terms);
+    for (int i = 0; i < count; ++i) fits.dot[i] += terms[i];
+#endif
+  }
+
+  TERSE_HOST_DEVICE static Group search_group(float peak, const float* x, std::size_t stride,
+                                              int count) noexcept {
+    Step steps[num_steps];
+    for (int k = 0; k < num_steps; ++k) steps[k] = make_step(candidate_divisor(peak, k));
+    Fit fits[num_steps];
+    fit_steps(x, stride, count, steps, fits);
+    float gains[num_steps];
+    for (int k = 0; k < num_steps; ++k) gains[k] = gain(fits[k]);
+    int best = 0;
+    for (int k = 1; k < num_steps; ++k) {
+      if (gains[k] > gains[best]) best = k;
+    }
+    return {steps[best], best_factor(fits[best], steps[best]), {}};
+  }
+
   /// Encodes `count` numbers `x[i * stride]` that share one scale; the first lies at (token,
   /// channel), the others follow along the grouped axis.
   TERSE_HOST_DEVICE static void encode_group(const CodecContext& context, const float* x,
@@ -370,13 +441,17 @@ struct AffineGroup {
       const int rounded = whole + (rest >= 0.5f ? 1 : 0) - (rest <= -0.5f ? 1 : 0);
       return static_cast<unsigned>(
           clamp(rounded + static_cast<int>(affine_format.centre), 0, top_code));
+    } else if constexpr (S.rule == ScaleRule::least_squares) {
+      const float shifted = rounded_product(v, step.inverse) + affine_format.centre;
+      return static_cast<unsigned>(
+          round_half_even(smaller(larger(shifted, 0.0f), static_cast<float>(top_code))));
     } else {
-      const float steps = quotient_by_inverse(v - step.offset, step.divisor, step.inverse);
+      // Without a step there are 0 of it, which is the centre.
+      float steps = quotient_by_inverse(v - step.offset, step.divisor, step.inverse);
+      if constexpr (affine_format.centre != 0.0f) steps += affine_format.centre;
       // Clamped before rounding: a saturated scale may leave numbers far outside the grid.
-      const float shifted =
-          smaller(larger(steps + affine_format.centre, 0.0f), static_cast<float>(top_code));
-      const auto code = static_cast<unsigned>(round_half_even(shifted));
-      return step.inverse == 0.0f ? static_cast<unsigned>(affine_format.centre) : code;
+      return static_cast<unsigned>(
+          round_half_even(smaller(larger(steps, 0.0f), static_cast<float>(top_code))));
     }
   }
 };

@@ -12,6 +12,7 @@
 #include "terse/cache/append.hpp"
 #include "terse/cache/ref.hpp"
 #include "terse/config.hpp"
+#include "terse/cuda/append/divisor.cuh"
 #include "terse/cuda/append/encode.cuh"
 #include "terse/cuda/append/tile_basis.cuh"
 #include "terse/cuda/append/token_tile.cuh"
@@ -58,11 +59,17 @@ struct StepBlocks {
         writes_from((length - origin) >> 6),
         last((end - 1 - origin) >> 6) {
     static_assert(block_tokens == 64);
-    const int by_rule = shape.open ? 0 : shape.tail.sealed_before(end - 1 - origin) >> 6;
+    const int by_rule = shape.open ? 0 : sealed_blocks(shape.tail, end - origin);
     seals_to = by_rule > seals_from ? by_rule : seals_from;
     const int first = seals_to < writes_from ? seals_to : writes_from;
     only_sealed = first > seals_from ? first - seals_from : 0;
     count = only_sealed + last - writes_from + 1;
+  }
+  /// TailSpec::sealed_before of the last of `tokens` tokens, in blocks.
+  [[nodiscard]] static __device__ int sealed_blocks(const TailSpec& tail, int tokens) {
+    const int old = tokens - tail.min_tokens;
+    return old <= 0 ? 0
+                    : Divisor::of(tail.granule_tokens).quotient(old) * (tail.granule_tokens >> 6);
   }
   [[nodiscard]] __device__ int block(int i) const {
     return i < only_sealed ? seals_from + i : writes_from + (i - only_sealed);
@@ -156,10 +163,10 @@ struct AppendKernel {
     return __syncthreads_or(bad ? 1 : 0) == 0;
   }
 
-  /// One block of one stream.
+  /// One block of one stream; gives what the sequence fails with.
   template <Codec C>
-  __device__ void block(Side side, int unit, int stream, const StepBlocks& blocks, int b,
-                        int entries) const {
+  __device__ StatusCode block(Side side, int unit, int stream, const StepBlocks& blocks, int b,
+                              int entries) const {
     const Ref& r = call.r;
     const ClassShape& shape = r.shape;
     const bool is_key = side == Side::key;
@@ -175,18 +182,17 @@ struct AppendKernel {
     const auto exact_offset = [&](int room) {
       return is_key ? shape.exact_key_offset(stream, room) : shape.exact_value_offset(stream, room);
     };
-    if (entry < 0) return fail(StatusCode::corrupt_data);
+    if (entry < 0) return StatusCode::corrupt_data;
     const std::int32_t page = r.page(sequence, r.row_of_unit(unit), entry);
     const bool encodes = shape.open ? writes : blocks.seals(b);
-    if (encodes && (page < 0 || page >= shape.num_pages)) return fail(StatusCode::corrupt_data);
+    if (encodes && (page < 0 || page >= shape.num_pages)) return StatusCode::corrupt_data;
     std::byte* encoded = r.block(sequence, unit, entry) +
                          (is_key ? shape.key_offset(stream) : shape.value_offset(stream));
     std::byte* exact = nullptr;
     if (!shape.open) {
+      const int turns = b < shape.ring_blocks ? 0 : b / shape.ring_blocks;
       exact = r.unit_tail(sequence, unit) +
-              static_cast<std::size_t>(static_cast<unsigned>(b) %
-                                       static_cast<unsigned>(shape.ring_blocks)) *
-                  shape.tail_block_bytes +
+              static_cast<std::size_t>(b - turns * shape.ring_blocks) * shape.tail_block_bytes +
               exact_offset(block_tokens);
     }
     if (writes) {
@@ -195,19 +201,24 @@ struct AppendKernel {
       const Span<const std::int64_t> numbers = call.in.source_rows;
       const SourceRows rows{in, first_row + (from - blocks.length),
                             numbers.empty() ? nullptr : numbers.data()};
-      if (!rows_exist(rows, tile.count)) return fail(StatusCode::invalid_argument);
+      if (!rows_exist(rows, tile.count)) return StatusCode::invalid_argument;
+      // What has exact copies is encoded from them, so it is rounded as they are.
+      const bool rounds = !shape.open;
+      const bool turns = is_key && !Policy::projects && call.in.rope.turns != nullptr;
       if (!load_rows(rows, is_key ? call.aligned_keys : call.aligned_values,
-                     unit * streams + stream, context.width, tile) ||
+                     unit * streams + stream, context.width, tile,
+                     rounds && !turns && !HasBasis<C>) ||
           (is_key && stream == 0 && !gates_are_finite(unit, from, tile.count))) {
-        return fail(StatusCode::not_finite);
+        return StatusCode::not_finite;
       }
-      if constexpr (!Policy::projects) {
-        if (is_key && call.in.rope.turns != nullptr) {
-          if (to > call.in.rope.positions) return fail(StatusCode::invalid_argument);
-          rotate_tile(tile, context.width, r.rope, call.in.rope, from);
-        }
+      if (turns) {
+        if (to > call.in.rope.positions) return StatusCode::invalid_argument;
+        rotate_tile(tile, context.width, r.rope, call.in.rope, from, rounds && !HasBasis<C>);
       }
-      turn_tile<C>(context, tile);
+      if constexpr (HasBasis<C>) {
+        turn_tile<C>(context, tile);
+        if (rounds) round_tile(tile, context.width);
+      }
       if (is_key && stream == 0) describe(unit, entry, first, tile);
       if (exact != nullptr) {
         store_exact(context, tile, tile.count, exact, block_tokens, tile.first);
@@ -218,19 +229,17 @@ struct AppendKernel {
                     r.sink_block(sequence, unit) + exact_offset(sink_block_tokens),
                     sink_block_tokens, from);
       }
-      if (shape.open) encode_tokens<C, false>(context, tile, scratch, encoded);
       __syncthreads();
     }
-    if (!shape.open && encodes) {
-      const TokenTile whole{shared, tile.stride, 0, block_tokens};
-      if (tile.count == block_tokens) {
-        round_tile(whole, context.width);
-      } else {
-        load_exact(context, exact, whole);
+    if (encodes) {
+      if (!shape.open && tile.count < block_tokens) {
+        tile = {shared, tile.stride, 0, block_tokens};
+        load_exact(context, exact, tile);
       }
-      encode_tokens<C, true>(context, whole, scratch, encoded);
+      encode_tokens<C>(context, tile, !shape.open, scratch, encoded);
       __syncthreads();
     }
+    return StatusCode::ok;
   }
 
   /// `item`: unit and stream.
@@ -238,31 +247,29 @@ struct AppendKernel {
     const ClassShape& shape = call.r.shape;
     const StepBlocks blocks(shape, grid, length_before, tokens);
     const int streams = shape.unit.key_streams + shape.unit.value_streams;
-    const int unit = item / streams;
-    const int stream = item % streams;
+    const int unit = Divisor::of(streams).quotient(item);
+    const int stream = item - unit * streams;
     const int entries = call.r.entry_count(sequence, call.r.row_of_unit(unit));
-    for (int i = static_cast<int>(blockIdx.y); i < blocks.count; i += static_cast<int>(gridDim.y)) {
-      if (stream < shape.unit.key_streams) {
-        block<typename Policy::key_codec>(Side::key, unit, stream, blocks, blocks.block(i),
-                                          entries);
-      } else {
-        block<typename Policy::value_codec>(Side::value, unit, stream - shape.unit.key_streams,
-                                            blocks, blocks.block(i), entries);
-      }
+    for (int i = static_cast<int>(blockIdx.z); i < blocks.count; i += static_cast<int>(gridDim.z)) {
+      const int b = blocks.block(i);
+      const StatusCode code =
+          stream < shape.unit.key_streams
+              ? block<typename Policy::key_codec>(Side::key, unit, stream, blocks, b, entries)
+              : block<typename Policy::value_codec>(
+                    Side::value, unit, stream - shape.unit.key_streams, blocks, b, entries);
+      if (code != StatusCode::ok) fail(code);
     }
   }
 };
 
-/// Grid: {part, unit, stream} x block.
+/// Grid: part x {unit, stream} x block.
 template <class Ref>
 __global__ void __launch_bounds__(most_append_threads, 2)
     append_kernel(const __grid_constant__ AppendCall<Ref> call) {
   extern __shared__ float append_shared[];
-  const UnitShape& unit = call.r.shape.unit;
-  const int streams = unit.units * (unit.key_streams + unit.value_streams);
-  const int part = static_cast<int>(blockIdx.x) / streams;
+  const int part = static_cast<int>(blockIdx.x);
   const int parts = *call.step.num_parts;
-  if (blockIdx.x == 0 && blockIdx.y == 0) {
+  if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0) {
     // A graph that was captured with fewer parts than the step has.
     for (int i = call.num_parts + static_cast<int>(threadIdx.x); i < parts;
          i += static_cast<int>(blockDim.x)) {
@@ -288,14 +295,13 @@ __global__ void __launch_bounds__(most_append_threads, 2)
       std::int64_t{first_row} + step.tokens > call.num_rows) {
     return kernel.fail(StatusCode::wrong_phase);
   }
-  kernel.run(static_cast<int>(blockIdx.x) - part * streams, grid);
+  kernel.run(static_cast<int>(blockIdx.y), grid);
 }
 
 /// Shared memory of a thread block.
 template <class Ref>
-[[nodiscard]] std::size_t append_shared_bytes(const ClassShape& shape, int most_tokens,
-                                              int threads) noexcept {
-  return encode_shared_bytes<Ref>(shape, tile_rows(shape, most_tokens), threads);
+[[nodiscard]] std::size_t append_shared_bytes(const ClassShape& shape, int most_tokens) noexcept {
+  return encode_shared_bytes<Ref>(shape, tile_rows(shape, most_tokens));
 }
 
 /// Blocks of a part that a step of `tokens` tokens may write to or seal, at most.

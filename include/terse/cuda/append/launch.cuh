@@ -46,10 +46,22 @@ inline constexpr const char* wide_streams =
     "detail: "
     "bytes needed";
 
+/// Streams of all units, each of which has thread blocks of its own.
+[[nodiscard]] inline std::int64_t append_items(const UnitShape& unit) noexcept {
+  return std::int64_t{unit.units} * (unit.key_streams + unit.value_streams);
+}
+
 /// Whether blocks of this shape can be encoded on some device.
 template <class Ref>
 [[nodiscard]] Status check_append(const ClassShape& shape) noexcept {
-  const std::size_t need = append_shared_bytes<Ref>(shape, block_tokens, most_append_threads);
+  constexpr std::int64_t most_items = 65535;  // a grid's second dimension
+  if (append_items(shape.unit) > most_items) {
+    return error(StatusCode::unsupported,
+                 "terse::cuda::KVCache: a layer has more than 65535 streams of keys and values; "
+                 "detail: their number",
+                 append_items(shape.unit));
+  }
+  const std::size_t need = append_shared_bytes<Ref>(shape, block_tokens);
   if (need <= static_cast<std::size_t>(most_shared_bytes(Hardware::hopper))) return {};
   return error(StatusCode::unsupported, wide_streams, static_cast<std::int64_t>(need));
 }
@@ -64,7 +76,8 @@ template <class Ref>
 /// Whether blocks of this shape can be encoded on the current device.
 template <class Ref>
 [[nodiscard]] Status check_append_here(const ClassShape& shape) noexcept {
-  return allow_append<Ref>(append_shared_bytes<Ref>(shape, block_tokens, most_append_threads));
+  if (Status s = check_append<Ref>(shape); !s.ok()) return s;
+  return allow_append<Ref>(append_shared_bytes<Ref>(shape, block_tokens));
 }
 
 /// Launches an append of `call.num_rows` rows in `call.num_parts` parts.
@@ -90,16 +103,16 @@ template <class Ref>
   call.aligned_keys = can_load_vectors(call.in.keys, shape.key_width);
   call.aligned_values = can_load_vectors(call.in.values, shape.value_width);
   const int blocks = std::min(most_step_blocks(shape, call.most_tokens), most_parallel_blocks);
-  const dim3 grid(static_cast<unsigned>(call.num_parts) *
-                      static_cast<unsigned>(shape.unit.units *
-                                            (shape.unit.key_streams + shape.unit.value_streams)),
+  const auto items = static_cast<int>(append_items(shape.unit));
+  const dim3 grid(static_cast<unsigned>(call.num_parts), static_cast<unsigned>(items),
                   static_cast<unsigned>(blocks));
-  // Few thread blocks leave the device to large ones.
-  const bool is_small = grid.x * grid.y <= 264;
-  const int threads = shape.open && call.most_tokens < 8 ? 128
-                      : is_small                         ? most_append_threads
-                                                         : 256;
-  const std::size_t bytes = append_shared_bytes<Ref>(shape, call.most_tokens, threads);
+  // Few thread blocks leave the device to large ones; with few tokens there is little to share.
+  const bool is_small = std::int64_t{call.num_parts} * items * blocks <= 264;
+  const bool is_step = call.most_tokens < 8;
+  const int threads = is_small && !(shape.open && is_step) ? most_append_threads
+                      : is_step                            ? 128
+                                                           : 256;
+  const std::size_t bytes = append_shared_bytes<Ref>(shape, call.most_tokens);
   if (Status s = allow_append<Ref>(bytes); !s.ok()) return s;
   return launch_kernel({grid, threads, bytes}, stream,
                        "terse::cuda::KVCache::append: the launch failed", append_kernel<Ref>, call);

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "terse/config.hpp"
-#include "terse/cuda/append/encode.cuh"
+#include "terse/cuda/append/token_tile.cuh"
 #include "terse/cuda/warp/basis.cuh"
 #include "terse/policy/codec.hpp"
 #include "terse/quant/hadamard.hpp"
@@ -12,23 +12,43 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
-/// As terse::hadamard, the same sums in the same order, a warp a token. By all threads, which meet
-/// at the end.
-static __device__ __forceinline__ void hadamard_tile(const TokenTile& tile, int width, int size) {
+/// hadamard_warp of each token of the tile, a warp a token. By all threads.
+template <int Width>
+__device__ __forceinline__ void hadamard_rows(const TokenTile& tile) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
-  const float norm = hadamard_norm(size);
   for (int t = static_cast<int>(threadIdx.x) / 32; t < tile.count; t += warps) {
-    float* row = tile.row(tile.first + t);
-    for (int half = 1; half < size; half *= 2) {
-      for (int pair = lane; pair < width / 2; pair += 32) {
-        float* x = row + 2 * pair - (pair & (half - 1));
-        const float a = x[0], b = x[half];
-        x[0] = a + b;
-        x[half] = a - b;
+    float* row = tile.row(tile.first + t) + lane;
+    float x[Width / 32];
+#pragma unroll
+    for (int k = 0; k < Width / 32; ++k) x[k] = row[32 * k];
+    hadamard_warp<Width, Width>(x, lane);
+#pragma unroll
+    for (int k = 0; k < Width / 32; ++k) row[32 * k] = x[k];
+  }
+}
+
+/// As terse::hadamard, the same sums in the same order. By all threads, which meet at the end.
+static __device__ void hadamard_tile(const TokenTile tile, int width, int size) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
+  if (width == 64 && size == 64) {
+    hadamard_rows<64>(tile);
+  } else if (width == 128 && size == 128) {
+    hadamard_rows<128>(tile);
+  } else {
+    const float norm = hadamard_norm(size);
+    for (int t = static_cast<int>(threadIdx.x) / 32; t < tile.count; t += warps) {
+      float* row = tile.row(tile.first + t);
+      for (int half = 1; half < size; half *= 2) {
+        for (int pair = lane; pair < width / 2; pair += 32) {
+          float* x = row + 2 * pair - (pair & (half - 1));
+          const float a = x[0], b = x[half];
+          x[0] = a + b;
+          x[half] = a - b;
+        }
+        __syncwarp();
       }
-      __syncwarp();
+      for (int c = lane; c < width; c += 32) row[c] *= norm;
     }
-    for (int c = lane; c < width; c += 32) row[c] *= norm;
   }
   __syncthreads();
 }

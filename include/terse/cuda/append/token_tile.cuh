@@ -13,6 +13,7 @@
 #include "terse/core/math.hpp"
 #include "terse/core/rope.hpp"
 #include "terse/core/scalar.hpp"
+#include "terse/cuda/append/divisor.cuh"
 #include "terse/policy/identity.hpp"
 #include "terse/quant/fp8.hpp"
 
@@ -39,15 +40,14 @@ template <int Batch = 4, class Load, class Use>
 __device__ __forceinline__ void for_each_patch(int rows, int vectors, Load&& load, Use&& use) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
   const int across = ceil_div(vectors, 4), patches = ceil_div(rows, 8) * across;
-  // Exact for fewer than 2^16 / across patches; a tile has at most 8 * 64 of them.
-  const int inverse = 65536 / across + 1;
+  const Divisor by_across = Divisor::of(across);
   for (int p = static_cast<int>(threadIdx.x) / 32; p < patches; p += warps * Batch) {
     uint4 loaded[Batch] = {};
     int row[Batch], vector[Batch];
 #pragma unroll
     for (int k = 0; k < Batch; ++k) {
       const int patch = p + k * warps;
-      const int down = patch * inverse >> 16;
+      const int down = by_across.quotient(patch);
       row[k] = down * 8 + lane / 4;
       vector[k] = (patch - down * across) * 4 + lane % 4;
       if (row[k] >= rows || vector[k] >= vectors) row[k] = -1;
@@ -84,38 +84,71 @@ struct SourceRows {
   }
 };
 
-/// Reads rows of a caller's tensor into the tile, limited to what 16 bits hold. `Gathers`: rows
-/// have numbers; one load is in flight then, so that the kernel has registers left for the others.
-/// By all threads; returns whether this thread's numbers are numbers.
-template <class T, bool Gathers>
+/// `sum` plus zero times each number of a vector of elements of type T: zero as long as all are
+/// numbers. Of 16 bits a word holds two sums.
+template <class T>
+[[nodiscard]] __device__ __forceinline__ std::uint32_t add_zero_times(const uint4& vector,
+                                                                      std::uint32_t sum) {
+  const std::uint32_t words[4] = {vector.x, vector.y, vector.z, vector.w};
+#pragma unroll
+  for (const std::uint32_t word : words) {
+    if constexpr (std::is_same_v<T, F16>) {
+      asm("fma.rn.f16x2 %0, %1, %2, %0;" : "+r"(sum) : "r"(word), "r"(0));
+    } else if constexpr (std::is_same_v<T, BF16>) {
+      asm("fma.rn.bf16x2 %0, %1, %2, %0;" : "+r"(sum) : "r"(word), "r"(0));
+    } else {
+      sum = __float_as_uint(__fmaf_rn(__uint_as_float(word), 0.0f, __uint_as_float(sum)));
+    }
+  }
+  return sum;
+}
+
+/// What a tile makes of a number: within what 16 bits hold, or that rounded to them.
+[[nodiscard]] __device__ __forceinline__ float limit_number(float x, bool rounds) {
+  return rounds ? to_float(to_f16_saturating(x)) : fminf(fmaxf(x, -f16_max), f16_max);
+}
+
+/// Reads rows of a caller's tensor of elements of `Bytes` bytes into the tile; `rounds`:
+/// limit_number's. `Gathers`: rows have numbers; one load is in flight then, so that registers are
+/// left for the others. By all threads; returns whether this thread's numbers are numbers.
+template <int Bytes, bool Gathers>
 [[nodiscard]] __device__ bool load_vectors(const SourceRows& rows, int head, int width,
-                                           const TokenTile& tile) {
-  constexpr int per_vector = 16 / static_cast<int>(sizeof(T));
-  const std::int64_t row_stride = rows.in.row_stride;
-  const T* from = static_cast<const T*>(rows.in.data) + (Gathers ? 0 : rows.first * row_stride) +
-                  head * rows.in.head_stride;
-  float nothing = 0.0f;  // a NaN as soon as a number is none
+                                           const TokenTile& tile, bool rounds) {
+  constexpr int per_vector = 16 / Bytes;
+  const Scalar scalar = rows.in.scalar;
+  const std::int64_t row_bytes = rows.in.row_stride * Bytes;
+  const std::byte* from = static_cast<const std::byte*>(rows.in.data) +
+                          (Gathers ? 0 : rows.first * row_bytes) +
+                          head * rows.in.head_stride * Bytes;
+  std::uint32_t zero = 0;
   for_each_patch<Gathers ? 1 : 4>(
       tile.count, width / per_vector,
       [&](int row, int vector) {
         const std::int64_t at = Gathers ? rows.row(row) : row;
-        return __ldg(reinterpret_cast<const uint4*>(from + at * row_stride) + vector);
+        return __ldg(reinterpret_cast<const uint4*>(from + at * row_bytes) + vector);
       },
       [&](int row, int vector, const uint4& loaded) {
         float* x = tile.row(tile.first + row) + vector * per_vector;
+        if constexpr (Bytes == 4) {
+          zero = add_zero_times<float>(loaded, zero);
 #pragma unroll
-        for (int i = 0; i < per_vector; ++i) {
-          const float v = element<T>(loaded, i);
-          nothing = __fmaf_rn(v, 0.0f, nothing);
-          x[i] = std::is_same_v<T, F16> ? v : fminf(fmaxf(v, -f16_max), f16_max);
+          for (int i = 0; i < 4; ++i) x[i] = limit_number(element<float>(loaded, i), rounds);
+        } else if (scalar == Scalar::f16) {
+          zero = add_zero_times<F16>(loaded, zero);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) x[i] = element<F16>(loaded, i);
+        } else {
+          zero = add_zero_times<BF16>(loaded, zero);
+#pragma unroll
+          for (int i = 0; i < 8; ++i) x[i] = limit_number(element<BF16>(loaded, i), rounds);
         }
       });
-  return nothing == 0.0f;
+  return zero == 0;
 }
 
 /// As load_vectors, for any strides, alignment and width.
 [[nodiscard]] static __device__ bool load_elements(const SourceRows& rows, int head, int width,
-                                                   const TokenTile& tile) {
+                                                   const TokenTile& tile, bool rounds) {
   bool finite = true;
   const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
   for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.count; row += warps) {
@@ -124,7 +157,7 @@ template <class T, bool Gathers>
     for (int c = lane; c < width; c += 32) {
       const float v = rows.in.get(at, head, c);
       finite = finite && is_finite(v);
-      x[c] = clamp(v, -f16_max, f16_max);
+      x[c] = limit_number(v, rounds);
     }
   }
   return finite;
@@ -140,53 +173,74 @@ template <class T, bool Gathers>
 /// load_vectors of the tensor's elements.
 template <bool Gathers>
 [[nodiscard]] __device__ bool load_aligned(const SourceRows& rows, int head, int width,
-                                           const TokenTile& tile) {
-  if (rows.in.scalar == Scalar::f32) return load_vectors<float, Gathers>(rows, head, width, tile);
-  if (rows.in.scalar == Scalar::f16) return load_vectors<F16, Gathers>(rows, head, width, tile);
-  return load_vectors<BF16, Gathers>(rows, head, width, tile);
+                                           const TokenTile& tile, bool rounds) {
+  return rows.in.scalar == Scalar::f32 ? load_vectors<4, Gathers>(rows, head, width, tile, rounds)
+                                       : load_vectors<2, Gathers>(rows, head, width, tile, rounds);
 }
 
 /// Reads the tile's rows of a caller's tensor; `aligned`: can_load_vectors. By all threads, which
 /// meet at the end; returns in all of them whether all are numbers.
-[[nodiscard]] static __device__ bool load_rows(const SourceRows& rows, bool aligned, int head,
-                                               int width, const TokenTile& tile) {
+[[nodiscard]] static __device__ bool load_rows(const SourceRows rows, bool aligned, int head,
+                                               int width, const TokenTile tile, bool rounds) {
   bool finite;
   if (!aligned) {
-    finite = load_elements(rows, head, width, tile);
+    finite = load_elements(rows, head, width, tile, rounds);
   } else if (rows.numbers == nullptr) {
-    finite = load_aligned<false>(rows, head, width, tile);
+    finite = load_aligned<false>(rows, head, width, tile, rounds);
   } else {
-    finite = load_aligned<true>(rows, head, width, tile);
+    finite = load_aligned<true>(rows, head, width, tile, rounds);
   }
   return __syncthreads_and(finite ? 1 : 0) != 0;
 }
 
-/// Turns the tile's keys, of positions from `position` on, by a table. By all threads, which meet
-/// at the end.
-static __device__ void rotate_tile(const TokenTile& tile, int width, const RopeSpec& rope,
-                                   const RopeTable& table, int position) {
+/// Turns the tile's keys, of positions from `position` on, by a table; `rounds`: limit_number's. By
+/// all threads, which meet at the end.
+static __device__ void rotate_tile(const TokenTile tile, int width, const RopeSpec& rope,
+                                   const RopeTable& table, int position, bool rounds) {
+  constexpr int at_once = 4;  // rows of a warp, whose turns are loaded together
   const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
-  for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.count; row += warps) {
-    float* x = tile.row(tile.first + row);
-    const auto* turns = reinterpret_cast<const float2*>(table.turns + std::int64_t{position + row} *
-                                                                          rope.rotary_dim);
-    for (int i = lane; i < rope.rotary_dim / 2; i += 32) {
-      const float2 turn = __ldg(turns + i);
-      turn_pair(rope, i, turn.x, turn.y, x);
+  const int rotary = rope.rotary_dim;
+  for (int first = static_cast<int>(threadIdx.x) / 32; first < tile.count;
+       first += at_once * warps) {
+    for (int i = lane; i < rotary / 2; i += 32) {
+      float2 turns[at_once];
+#pragma unroll
+      for (int k = 0; k < at_once; ++k) {
+        const std::int64_t row = min(first + k * warps, tile.count - 1);
+        turns[k] =
+            __ldg(reinterpret_cast<const float2*>(table.turns + (position + row) * rotary) + i);
+      }
+      const int a = rope.first_channel(i), b = rope.second_channel(i);
+#pragma unroll
+      for (int k = 0; k < at_once; ++k) {
+        if (first + k * warps >= tile.count) break;
+        float* x = tile.row(tile.first + first + k * warps);
+        turn_pair(rope, i, turns[k].x, turns[k].y, x);
+        x[a] = limit_number(x[a], rounds);
+        x[b] = limit_number(x[b], rounds);
+      }
     }
-    __syncwarp();
-    for (int c = lane; c < width; c += 32) x[c] = clamp(x[c], -f16_max, f16_max);
+  }
+  for (int row = static_cast<int>(threadIdx.x) / 32; rounds && row < tile.count; row += warps) {
+    float* x = tile.row(tile.first + row);
+    for (int c = rotary + lane; c < width; c += 32) x[c] = limit_number(x[c], rounds);
   }
   __syncthreads();
 }
 
-/// `x [i * along]` as eight fp16 numbers.
+/// `x [i * along]` as eight fp16 numbers; `Limited`: none is beyond what fp16 holds.
+template <bool Limited>
 [[nodiscard]] __device__ __forceinline__ uint4 pack_halves(const float* x, int along) {
   std::uint32_t words[4];
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    words[i] = static_cast<std::uint32_t>(to_f16_saturating(x[2 * i * along]).bits) |
-               static_cast<std::uint32_t>(to_f16_saturating(x[(2 * i + 1) * along]).bits) << 16;
+    const float low = x[2 * i * along], high = x[(2 * i + 1) * along];
+    if constexpr (Limited) {
+      asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(words[i]) : "f"(high), "f"(low));
+    } else {
+      words[i] = static_cast<std::uint32_t>(to_f16_saturating(low).bits) |
+                 static_cast<std::uint32_t>(to_f16_saturating(high).bits) << 16;
+    }
   }
   return {words[0], words[1], words[2], words[3]};
 }
@@ -219,12 +273,13 @@ __device__ void store_block(const CodecContext& context, const TokenTile& tile, 
 }
 
 /// Stores the first `count` tokens of the tile in the form of Identity, in room for `room` tokens
-/// from place `place` on. By all threads, which do not meet at the end.
-static __device__ void store_exact(const CodecContext& context, const TokenTile& tile, int count,
+/// from place `place` on; whole blocks must have been rounded. By all threads, which do not meet at
+/// the end.
+static __device__ void store_exact(const CodecContext context, const TokenTile tile, int count,
                                    std::byte* exact, int room, int place) {
   if (count == block_tokens && room == block_tokens && context.width % 8 == 0) {
     return store_block<8>(context, tile, exact,
-                          [](const float* x, int along) { return pack_halves(x, along); });
+                          [](const float* x, int along) { return pack_halves<true>(x, along); });
   }
   const bool is_key = context.side == Side::key;
   auto* halves = reinterpret_cast<F16*>(exact);
@@ -239,8 +294,8 @@ static __device__ void store_exact(const CodecContext& context, const TokenTile&
 
 /// Fills the tile with the 64 tokens of a block in the form of Identity. By all threads, which meet
 /// at the end.
-static __device__ void load_exact(const CodecContext& context, const std::byte* exact,
-                                  const TokenTile& tile) {
+static __device__ void load_exact(const CodecContext context, const std::byte* exact,
+                                  const TokenTile tile) {
   const bool is_key = context.side == Side::key;
   if (context.width % 8 == 0) {
     const int vectors = (is_key ? block_tokens : context.width) / 8;
@@ -271,7 +326,7 @@ static __device__ void round_tile(const TokenTile& tile, int width) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
   for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.count; row += warps) {
     float* x = tile.row(tile.first + row);
-    for (int c = lane; c < width; c += 32) x[c] = to_float(to_f16_saturating(x[c]));
+    for (int c = lane; c < width; c += 32) x[c] = limit_number(x[c], true);
   }
   __syncthreads();
 }

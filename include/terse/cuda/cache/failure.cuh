@@ -35,8 +35,8 @@ struct FailureTables {
 
 /// Marks a sequence as failed; of several threads the first one decides. `length`: committed
 /// tokens.
-static __device__ void fail_sequence(const FailureTables& tables, int sequence, StatusCode code,
-                                     int slot, std::int64_t length) {
+static __device__ __noinline__ void fail_sequence(const FailureTables& tables, int sequence,
+                                                  StatusCode code, int slot, std::int64_t length) {
   const int none = 0;
   if (atomicCAS(&tables.sequences[sequence].failed, none, static_cast<int>(code)) != none) return;
   SequenceFailure& failure = tables.failures[sequence];

@@ -157,7 +157,7 @@ __device__ void reencode_stream(const CodecContext& context, std::size_t offset,
   __syncthreads();
   clear_together(to, C::record(context.side, context.width).bytes);
   __syncthreads();
-  encode_tokens<C, true>(context, tile, shared + block_tokens * tile.stride, to);
+  encode_tokens<C>(context, tile, true, shared + block_tokens * tile.stride, to);
   __syncthreads();
 }
 
