@@ -17,7 +17,7 @@
 
 #if defined(__FAST_MATH__) || defined(__ASSOCIATIVE_MATH__) || defined(__RECIPROCAL_MATH__) || \
     (defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__ > 0)
-#error "terse: compile without -ffast-math; stored codes and NaN checks rely on IEEE arithmetic."
+#error "terse: compile without -ffast-math or parts of it; codes rely on IEEE arithmetic."
 #endif
 
 // Everything lives in an inline namespace named by the flags that change generated code, so that

@@ -103,16 +103,19 @@ __device__ void encode_whole_words(int width, const TokenTile& tile, const float
   }
 }
 
-/// Codes of one stored word: of those tokens of the tile that it holds. Sets the bits of `mask`
-/// that are theirs.
+/// Codes in a stored word, and the bits that are theirs.
+struct PartOfWord {
+  std::uint32_t codes = 0, mask = 0;
+};
+
+/// Codes of those of the tile's tokens that a stored word holds.
 template <class C, Side S>
-[[nodiscard]] __device__ __forceinline__ std::uint32_t encode_word(int width, int word,
-                                                                   const TokenTile& tile,
-                                                                   const float4* params,
-                                                                   std::uint32_t& mask) {
+[[nodiscard]] __device__ __forceinline__ PartOfWord encode_word(int width, int word,
+                                                                const TokenTile& tile,
+                                                                const float4* params) {
   constexpr AffineFormat format = C::affine_format;
   constexpr int bits = format.bits;
-  std::uint32_t codes = 0;
+  PartOfWord part;
 #pragma unroll 4
   for (int k = 0; k < codes_per_lane(bits); ++k) {
     const WordCode code = word_code<bits>(S, width, word, k);
@@ -120,10 +123,10 @@ template <class C, Side S>
     if (code.channel >= width || t < 0 || t >= tile.count) continue;
     const float4 own = params[affine_param_index(format, width, code.token, code.channel)];
     const typename C::Step step{own.x, own.y, own.z};
-    codes |= C::code_of(tile.row(code.token)[code.channel], step) << code.shift;
-    mask |= ((1u << bits) - 1u) << code.shift;
+    part.codes |= C::code_of(tile.row(code.token)[code.channel], step) << code.shift;
+    part.mask |= ((1u << bits) - 1u) << code.shift;
   }
-  return codes;
+  return part;
 }
 
 /// Whether run `run` of the stored words of a channel of values holds codes of the tile's tokens.
@@ -152,12 +155,11 @@ __device__ void encode_words(int width, const TokenTile& tile, const float* para
     return encode_whole_words<C, S>(width, tile, groups, words);
   }
   const int runs = vectors_per_tile(bits, S, width);
-  std::uint32_t mask = 0;
   if constexpr (S == Side::key) {  // codes of a token fill words of their own
     for (int i = thread; i < tile.count * runs; i += threads) {
       const int token = tile.first + i % tile.count;
       const int word = (token / 16 * runs + i / tile.count) * 16 + token % 16;
-      words[word] = encode_word<C, S>(width, word, tile, groups, mask);
+      words[word] = encode_word<C, S>(width, word, tile, groups).codes;
     }
   } else {
     const int channels = stored_channels(bits, S, width);
@@ -165,9 +167,8 @@ __device__ void encode_words(int width, const TokenTile& tile, const float* para
       if (!run_has_tokens<bits>(width, run, tile)) continue;
       for (int c = thread; c < channels; c += threads) {
         const int word = (c / 16 * runs + run) * 16 + c % 16;
-        mask = 0;
-        const std::uint32_t codes = encode_word<C, S>(width, word, tile, groups, mask);
-        if (mask != 0) words[word] = (words[word] & ~mask) | codes;
+        const PartOfWord part = encode_word<C, S>(width, word, tile, groups);
+        if (part.mask != 0) words[word] = (words[word] & ~part.mask) | part.codes;
       }
     }
   }

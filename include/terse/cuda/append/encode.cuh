@@ -2,16 +2,18 @@
 /// bytes as on the host.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
 #include "terse/cache/class_shape.hpp"
 #include "terse/config.hpp"
-#include "terse/core/math.hpp"
+#include "terse/core/scalar.hpp"
 #include "terse/cuda/append/affine_words.cuh"
+#include "terse/cuda/append/divisor.cuh"
+#include "terse/cuda/append/group_extremes.cuh"
 #include "terse/cuda/append/search_step.cuh"
 #include "terse/cuda/append/token_tile.cuh"
-#include "terse/cuda/append/warp_group.cuh"
 #include "terse/policy/codec.hpp"
 #include "terse/policy/identity.hpp"
 #include "terse/quant/affine_group.hpp"
@@ -21,6 +23,16 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
+
+/// Groups and codes can be computed apart, so that threads share both.
+template <class C>
+concept SplitsEncoding = AffineCodec<C> &&
+    requires(const float* x, float v, const typename C::Extremes& extremes,
+             const typename C::Step& step) {
+  { C::find_extremes(x, std::size_t{1}, 1) } -> std::same_as<typename C::Extremes>;
+  { C::find_group(extremes, x, std::size_t{1}, 1) } -> std::same_as<typename C::Group>;
+  { C::code_of(v, step) } -> std::same_as<unsigned>;
+};
 
 /// Whether threads share the work; else the first one calls the codec.
 template <class C>

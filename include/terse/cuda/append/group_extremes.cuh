@@ -1,9 +1,6 @@
 /// Extremes of a group of numbers, found by a warp: the same bits as one thread would find.
 #pragma once
 
-#include <concepts>
-#include <cstddef>
-
 #include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/quant/affine_group.hpp"
@@ -12,16 +9,6 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
-
-/// Groups and codes can be computed apart, so that threads share both.
-template <class C>
-concept SplitsEncoding = AffineCodec<C> &&
-    requires(const float* x, float v, const typename C::Extremes& extremes,
-             const typename C::Step& step) {
-  { C::find_extremes(x, std::size_t{1}, 1) } -> std::same_as<typename C::Extremes>;
-  { C::find_group(extremes, x, std::size_t{1}, 1) } -> std::same_as<typename C::Group>;
-  { C::code_of(v, step) } -> std::same_as<unsigned>;
-};
 
 /// As C::find_extremes of `x [count]`, by `lanes` (a power of two) neighbouring lanes, each group
 /// of them with numbers of its own. By all lanes of a warp.
