@@ -146,6 +146,7 @@ int main(int argc, char** argv) {
   add<Q4_0>("q4_0");
   add<Int4Rotated>("int4-rotated");
   add<Kivi4>("kivi-4");
+  add<Kivi3>("kivi-3");
   add<Kivi2>("kivi-2");
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 1;

@@ -138,6 +138,8 @@ int main(int argc, char** argv) {
   add<Compose<Int8>>("int8");
   add<Compose<Diet<4>>>("int4_K64_V128");
   add<Compose<Int4Rotated>>("int4_rotated");
+  add<Compose<Kivi4Short>>("kivi4_g32");
+  add<Compose<Diet<3>>>("3bit_K64_V128");
   add<Compose<Kivi2Short>>("kivi2_g32");
   add<Compose<Diet<2>>>("2bit_K64_V128");
   add<Compose<PaluOfFour>>("latents_f16");

@@ -6,6 +6,8 @@ using namespace terse;
 using namespace terse::tests;
 
 using PerHead = PagedLayout<HeadPaging::per_head>;
+/// Codes share bytes with those of other tokens.
+using ThreeBits = AffineGroup<AffineSpec{.bits = 3, .rule = ScaleRule::least_squares}>;
 
 TEST_CASE("identity, contiguous", "[random_operations]") {
   RandomOperations<ContiguousLayout, Identity> run({.seed = 11}, {});
@@ -14,6 +16,11 @@ TEST_CASE("identity, contiguous", "[random_operations]") {
 
 TEST_CASE("identity with sinks, paged", "[random_operations]") {
   RandomOperations<PagedLayout<>, Identity> run({.seed = 12}, {.tail = TailSpec{.sink_tokens = 5}});
+  REQUIRE(run.go() == "");
+}
+
+TEST_CASE("3-bit codes, contiguous", "[random_operations]") {
+  RandomOperations<ContiguousLayout, ThreeBits> run({.seed = 15}, {});
   REQUIRE(run.go() == "");
 }
 

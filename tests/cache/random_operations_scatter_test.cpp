@@ -9,6 +9,9 @@ using namespace terse::tests;
 using PerHead = PagedLayout<HeadPaging::per_head>;
 using Kivi4R64 = Kivi<KiviSpec{.bits = 4, .group_channels = 16, .residual_tokens = 64}>;
 
+/// Codes share bytes with those of other tokens.
+using ThreeBits = AffineGroup<AffineSpec{.bits = 3, .group = 16}>;
+
 struct RandomlyEvicted {
   using evictor = RandomEvictor;
 };
@@ -22,6 +25,12 @@ TEST_CASE("random eviction on identity, pages per head", "[random_operations]") 
 TEST_CASE("random eviction on KIVI-4, contiguous", "[random_operations]") {
   RandomOperations<ContiguousLayout, Compose<Kivi4R64, RandomlyEvicted>> run(
       {.operations = 6000, .seed = 42}, {.eviction = {.drop_percent = 60}});
+  REQUIRE(run.go() == "");
+}
+
+TEST_CASE("random eviction on 3-bit codes, pages per head", "[random_operations]") {
+  RandomOperations<PerHead, Compose<ThreeBits, RandomlyEvicted>> run(
+      {.operations = 6000, .seed = 47}, {.eviction = {.drop_percent = 60}});
   REQUIRE(run.go() == "");
 }
 

@@ -106,6 +106,7 @@ using Streaming = Compose<Kivi2, StreamingLLM>;
 TEST_CASE("a loaded sequence is the saved one and goes on like it") {
   check_round_trip<PagedLayout<>, Identity>();
   check_round_trip<ContiguousLayout, Int8>();
+  check_round_trip<PagedLayout<>, Kivi3>();
   check_round_trip<PagedLayout<>, Kivi4>();
   check_round_trip<PagedLayout<HeadPaging::per_head>, Evicting>(
       {PolicyConfig<Evicting>{.eviction = {.heavy_tokens = 20, .recent_tokens = 20}}});

@@ -1,4 +1,4 @@
-// expect: terse::Kivi: bits must be 2 or 4, as in the paper.
+// expect: terse::Kivi: bits must be 2, 3 or 4; the paper has 2 and 4.
 #include "terse/quant/kivi.hpp"
 
 #ifdef TERSE_EXPECT_FAIL

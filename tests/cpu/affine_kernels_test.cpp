@@ -217,10 +217,12 @@ TEST_CASE("a factor per 32 channels: q8_0 and q4_0, keys and values") {
   check_values_side<terse::Q4_0Plain>();
 }
 
-TEST_CASE("KIVI keys and values, 2 and 4 bits") {
+TEST_CASE("KIVI keys and values, 2, 3 and 4 bits") {
   check_keys<terse::Kivi2::key_codec>();
+  check_keys<terse::Kivi3::key_codec>();
   check_keys<terse::Kivi4::key_codec>();
   check_values_side<terse::Kivi2::value_codec>();
+  check_values_side<terse::Kivi3::value_codec>();
   check_values_side<terse::Kivi4::value_codec>();
 }
 
@@ -229,10 +231,19 @@ TEST_CASE("other group sizes, and groups that no vector aligns with") {
   check_keys<PerChannel<4, 64, ScaleRule::abs_max>>();
   check_keys<PerChannel<8, 16, ScaleRule::abs_max>>();
   check_keys<PerChannel<2, 8, ScaleRule::min_max>>();
+  check_keys<PerChannel<3, 16, ScaleRule::abs_max>>();
+  check_keys<PerChannel<3, 64, ScaleRule::min_max>>();
   check_keys<PerToken<2, 0, ScaleRule::least_squares>>();
+  check_keys<PerToken<3, 0, ScaleRule::least_squares>>();
+  check_keys<PerToken<3, 48, ScaleRule::min_max>>();
   check_keys<PerToken<4, 6, ScaleRule::min_max>>();
   check_keys<PerToken<8, 128, ScaleRule::min_max>>();
   check_values_side<PerToken<2, 0, ScaleRule::abs_max>>();
+  check_values_side<PerToken<3, 0, ScaleRule::least_squares>>();
+  check_values_side<PerToken<3, 16, ScaleRule::signed_max_wide>>();
+  check_values_side<PerToken<3, 48, ScaleRule::min_max>>();
+  check_values_side<PerToken<3, 20, ScaleRule::min_max>>();
+  check_values_side<PerChannel<3, 32, ScaleRule::min_max>>();
   check_values_side<PerToken<4, 16, ScaleRule::min_max>>();
   check_values_side<PerToken<8, 20, ScaleRule::min_max>>();
   check_values_side<PerToken<8, 64, ScaleRule::min_max>>();

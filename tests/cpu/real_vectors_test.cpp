@@ -137,7 +137,8 @@ TEST_CASE("4-bit codecs on real vectors") {
   check_codec<Kivi4>("kivi-4", 0.053);
 }
 
-TEST_CASE("2-bit codecs on real vectors") {
+TEST_CASE("3-bit and 2-bit codecs on real vectors") {
+  check_codec<Kivi3>("kivi-3", 0.133);
   check_codec<Kivi2>("kivi-2", 0.37);
   check_codec<Kivi2>("kivi-2 with exact sinks", 0.28,
                      TailSpec{.min_tokens = 1, .granule_tokens = 128, .sink_tokens = 4});

@@ -20,6 +20,8 @@ struct MovableCodec : UserCodec {
 namespace {
 
 using PerHead = PagedLayout<HeadPaging::per_head>;
+/// Codes share bytes with those of other tokens.
+using ThreeBits = AffineGroup<AffineSpec{.bits = 3, .group = 16}>;
 using Rough = Kivi<KiviSpec{.bits = 2, .group_channels = 16, .residual_tokens = 64}>;
 
 CacheConfig small_config(int head_dim) {
@@ -119,6 +121,7 @@ TEST_CASE("survivors move together on host and device", "[cuda][compact]") {
   run<ContiguousLayout, Compose<Fp8, H2O>>(3, 48, heavy<Compose<Fp8, H2O>>(50, 20));
   using Rotated = Compose<Int4Rotated, Tail<TailSpec{.min_tokens = 10}>, H2O>;
   run<PagedLayout<>, Rotated>(4, 64, heavy<Rotated>(60, 5));
+  run<PerHead, Compose<ThreeBits, H2O>>(9, 80, heavy<Compose<ThreeBits, H2O>>(50, 20));
   run<ContiguousLayout, Compose<MovableCodec, H2O>>(5, 24,
                                                     heavy<Compose<MovableCodec, H2O>>(50, 20));
 }

@@ -105,6 +105,8 @@ using Kivi2R64 = Kivi<KiviSpec{.bits = 2, .group_channels = 16, .residual_tokens
 using WideKeys = AffineGroup<AffineSpec{
     .bits = 2, .granularity = Granularity::per_channel, .group = 64, .rule = ScaleRule::min_max}>;
 
+/// Codes share bytes with those of other tokens.
+using ThreeBits = AffineGroup<AffineSpec{.bits = 3, .rule = ScaleRule::least_squares}>;
 using SearchedKeys = AffineGroup<AffineSpec{.bits = 4,
                                             .granularity = Granularity::per_channel,
                                             .group = 32,
@@ -152,6 +154,15 @@ TEST_CASE("4 bits on host and device", "[cuda][twin]") {
   run<PerHead, Int4Rotated>(7, 80, {.tail = TailSpec{.min_tokens = 20, .sink_tokens = 16}});
   run<ContiguousLayout, Q4_0>(8, 96);
   run<PagedLayout<>, Kivi4>(9, 64);
+}
+
+TEST_CASE("3 bits on host and device", "[cuda][twin]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  run<PagedLayout<>, Kivi3>(29, 128);
+  run<ContiguousLayout, Kivi3>(30, 80);
+  run<PerHead, ThreeBits>(31, 64, {.tail = TailSpec{.sink_tokens = 4}});
+  run<PagedLayout<>, ThreeBits>(32, 80, {.tail = TailSpec{.min_tokens = 20}});
+  run<ContiguousLayout, ThreeBits>(33, 20);
 }
 
 TEST_CASE("2 bits on host and device", "[cuda][twin]") {

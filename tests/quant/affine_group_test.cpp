@@ -245,9 +245,11 @@ TEST_CASE("min-max: every number is within half a step and the rounding of its p
       for (const int width : {16, 20, 64, 80, 96}) {
         CAPTURE(side == Side::key, offset, width);
         CHECK(worst_min_max_error<MinMax<2, 32>>(side, width, offset) <= 1);
+        CHECK(worst_min_max_error<MinMax<3, 32>>(side, width, offset) <= 1);
         CHECK(worst_min_max_error<MinMax<4, 32>>(side, width, offset) <= 1);
         CHECK(worst_min_max_error<MinMax<8, 0>>(side, width, offset) <= 1);
         CHECK(worst_min_max_error<MinMaxPerChannel<2, 32>>(side, width, offset) <= 1);
+        CHECK(worst_min_max_error<MinMaxPerChannel<3, 64>>(side, width, offset) <= 1);
         CHECK(worst_min_max_error<MinMaxPerChannel<4, 16>>(side, width, offset) <= 1);
         CHECK(worst_min_max_error<MinMaxPerChannel<8, 64>>(side, width, offset) <= 1);
       }
@@ -274,6 +276,7 @@ TEST_CASE("symmetric rules: every number is within its rule's share of a step") 
       CHECK((worst_symmetric_error<Symmetric<4, ScaleRule::signed_max_wide, 32>>(side, width, 8) <=
              1.0 + 8 * half_rounding));
       // The step may be 0.6 of the covering one, which cuts the largest magnitudes.
+      CHECK((worst_symmetric_error<Symmetric<3, ScaleRule::abs_max, 16>>(side, width, 3) <= 1));
       CHECK((worst_symmetric_error<Symmetric<4, ScaleRule::least_squares>>(side, width, 7.5) <=
              0.4 * 8.0));
     }
@@ -284,6 +287,7 @@ TEST_CASE("mean squared errors on Gaussian data are those of the theory") {
   // Min-max over G numbers, Monte-Carlo: two digits are known, and two per cent allowed.
   constexpr double tolerance = 0.02;
   CHECK(gaussian_error<MinMax<2, 32>>(Side::value, 128, 40) == Approx(0.155).epsilon(tolerance));
+  CHECK(gaussian_error<MinMax<3, 32>>(Side::value, 128, 40) == Approx(0.0281).epsilon(tolerance));
   CHECK(gaussian_error<MinMax<4, 32>>(Side::value, 128, 40) == Approx(0.0061).epsilon(tolerance));
   CHECK(gaussian_error<MinMax<2, 64>>(Side::value, 128, 60) == Approx(0.202).epsilon(tolerance));
   CHECK(gaussian_error<MinMax<4, 64>>(Side::key, 128, 60) == Approx(0.0080).epsilon(tolerance));
@@ -315,6 +319,7 @@ TEST_CASE("constant groups decode to their constant") {
     const std::vector<float> x(64 * 64, v);
     CAPTURE(v);
     CHECK(round_trip<MinMax<2, 32>>(Side::value, 64, x) == x);
+    CHECK(round_trip<MinMax<3, 32>>(Side::value, 64, x) == x);
     CHECK(round_trip<MinMax<4, 32>>(Side::key, 64, x) == x);
     CHECK(round_trip<MinMaxPerChannel<2, 32>>(Side::key, 64, x) == x);
     CHECK(round_trip<MinMaxPerChannel<4, 64>>(Side::key, 64, x) == x);
@@ -324,6 +329,7 @@ TEST_CASE("constant groups decode to their constant") {
 TEST_CASE("zeros decode to zeros under every rule") {
   const std::vector<float> zeros(64 * 80, 0.0f);
   for (const Side side : {Side::key, Side::value}) {
+    CHECK((round_trip<Symmetric<3, ScaleRule::least_squares>>(side, 80, zeros) == zeros));
     CHECK(round_trip<MinMax<4, 32>>(side, 80, zeros) == zeros);
     CHECK((round_trip<Symmetric<8, ScaleRule::abs_max>>(side, 80, zeros) == zeros));
     CHECK((round_trip<Symmetric<8, ScaleRule::abs_max_wide, 32>>(side, 80, zeros) == zeros));
@@ -358,6 +364,7 @@ TEST_CASE("no finite input becomes infinite or NaN") {
     for (const int width : {16, 20, 64}) {
       CAPTURE(side == Side::key, width);
       CHECK(stays_finite<MinMax<2, 32>>(side, width));
+      CHECK(stays_finite<MinMax<3, 32>>(side, width));
       CHECK(stays_finite<MinMax<4, 0>>(side, width));
       CHECK(stays_finite<MinMax<8, 16>>(side, width));
       CHECK(stays_finite<MinMaxPerChannel<2, 32>>(side, width));
@@ -369,6 +376,7 @@ TEST_CASE("no finite input becomes infinite or NaN") {
       CHECK((stays_finite<Symmetric<2, ScaleRule::signed_max_wide>>(side, width)));
       CHECK((stays_finite<Symmetric<4, ScaleRule::least_squares>>(side, width)));
       CHECK((stays_finite<Symmetric<2, ScaleRule::least_squares, 32>>(side, width)));
+      CHECK((stays_finite<Symmetric<3, ScaleRule::signed_max_wide, 16>>(side, width)));
     }
   }
 }
@@ -517,6 +525,7 @@ TEST_CASE("least squares stores what a plain search in double finds") {
       };
       CAPTURE(width, has_outliers);
       CHECK(unlike(std::type_identity<Symmetric<2, ScaleRule::least_squares>>{}) == 0);
+      CHECK(unlike(std::type_identity<Symmetric<3, ScaleRule::least_squares>>{}) == 0);
       CHECK(unlike(std::type_identity<Symmetric<4, ScaleRule::least_squares>>{}) == 0);
       CHECK(unlike(std::type_identity<Symmetric<4, ScaleRule::least_squares, 16>>{}) == 0);
       CHECK(unlike(std::type_identity<Symmetric<8, ScaleRule::least_squares, 36>>{}) == 0);

@@ -13,7 +13,6 @@ using terse::codes_bytes;
 using terse::load_code;
 using terse::Side;
 using terse::store_code;
-using terse::stored_channels;
 
 namespace {
 
@@ -23,13 +22,18 @@ constexpr int widths[] = {1,  3,   4,   16,  17,  20,  32,  48,  64,  70,  80,
 template <int Bits>
 bool is_injective(Side side, int width) {
   std::vector<int> used(codes_bytes<Bits>(side, width));
+  const auto take = [&](std::size_t byte, unsigned shift, unsigned bits) {
+    const int mask = ((1 << bits) - 1) << shift;
+    if (byte >= used.size() || shift + bits > 8 || (used[byte] & mask) != 0) return false;
+    used[byte] |= mask;
+    return true;
+  };
   for (int t = 0; t < block_tokens; ++t) {
     for (int c = 0; c < width; ++c) {
-      const CodePlace place = code_place<Bits>(side, width, t, c);
-      if (place.byte >= used.size() || place.shift % Bits != 0 || place.shift >= 8) return false;
-      const int mask = ((1 << Bits) - 1) << place.shift;
-      if ((used[place.byte] & mask) != 0) return false;
-      used[place.byte] |= mask;
+      const CodePlace p = code_place<Bits>(side, width, t, c);
+      if (!take(p.byte, p.shift, p.lower_bits)) return false;
+      if (p.lower_bits == Bits) continue;
+      if (Bits != 3 || !take(p.upper_byte, p.upper_shift, Bits - p.lower_bits)) return false;
     }
   }
   return true;
@@ -42,7 +46,10 @@ void check_places() {
       CAPTURE(Bits, width, side == Side::key);
       CHECK(is_injective<Bits>(side, width));
       const auto used_bits = static_cast<std::size_t>(block_tokens * width * Bits);
-      if (width == stored_channels(Bits, side, width)) {
+      // Of 3-bit values, a last tile of 16 channels without a partner takes 4 bits a code.
+      const bool is_lone = Bits == 3 && side == Side::value && (width + 15) / 16 % 2 == 1;
+      const int step = side == Side::value ? 16 : terse::codes_per_lane(Bits);
+      if (width % step == 0 && !is_lone) {
         // Injective and of equal size: a bijection onto the bits of the section.
         CHECK(codes_bytes<Bits>(side, width) * 8 == used_bits);
       } else {
@@ -76,41 +83,51 @@ void check_store_and_load(Side side, int width) {
   CHECK(same);
 }
 
-/// Whether word_code names, for every place of every word, the code that code_place puts there.
+/// Whether bundle_code names, for every place of every bundle, the code that code_place puts there.
 template <int Bits>
-bool words_agree(Side side, int width) {
-  const int words = terse::code_words<Bits>(side, width);
-  if (static_cast<std::size_t>(words) * 4 != codes_bytes<Bits>(side, width)) return false;
+bool bundles_agree(Side side, int width) {
   int named = 0;
-  for (int w = 0; w < words; ++w) {
-    for (int i = 0; i < terse::codes_per_lane(Bits); ++i) {
-      const terse::WordCode code = terse::word_code<Bits>(side, width, w, i);
+  std::size_t words = 0;
+  for (int b = 0; b < terse::code_bundles<Bits>(side, width); ++b) {
+    const terse::BundleWords own = terse::bundle_words<Bits>(side, width, b);
+    words += static_cast<std::size_t>(own.count);
+    for (int i = 0; i < terse::codes_per_bundle(Bits); ++i) {
+      const terse::BundleCode code = terse::bundle_code<Bits>(side, width, b, i);
       if (code.channel >= width) continue;
       if (code.token < 0 || code.token >= block_tokens || code.channel < 0) return false;
       const CodePlace place = code_place<Bits>(side, width, code.token, code.channel);
-      const auto byte = static_cast<std::size_t>(w) * 4 + code.shift / 8;
-      if (place.byte != byte || place.shift != code.shift % 8) return false;
+      const auto byte = [&](int vector, unsigned shift) {
+        return static_cast<std::size_t>(own.first + vector * 16) * 4 + shift / 8;
+      };
+      const terse::CodeField& f = code.field;
+      if (f.vector >= own.count || f.upper_vector >= own.count) return false;
+      if (place.byte != byte(f.vector, f.shift) || place.shift != f.shift % 8) return false;
+      if (place.lower_bits != f.lower_bits) return false;
       ++named;
+      if (f.lower_bits == Bits) continue;
+      if (place.upper_byte != byte(f.upper_vector, f.upper_shift)) return false;
+      if (place.upper_shift != f.upper_shift % 8) return false;
     }
   }
-  return named == block_tokens * width;
+  return named == block_tokens * width && words * 4 == codes_bytes<Bits>(side, width);
 }
-
 }  // namespace
 
-TEST_CASE("the codes of a word are those whose places it holds") {
+TEST_CASE("the codes of a bundle are those whose places it holds") {
   for (const Side side : {Side::key, Side::value}) {
     for (const int width : widths) {
       CAPTURE(width, side == Side::key);
-      CHECK(words_agree<2>(side, width));
-      CHECK(words_agree<4>(side, width));
-      CHECK(words_agree<8>(side, width));
+      CHECK(bundles_agree<2>(side, width));
+      CHECK(bundles_agree<3>(side, width));
+      CHECK(bundles_agree<4>(side, width));
+      CHECK(bundles_agree<8>(side, width));
     }
   }
 }
 
 TEST_CASE("every code of a block has a place of its own") {
   check_places<2>();
+  check_places<3>();
   check_places<4>();
   check_places<8>();
 }
@@ -119,6 +136,7 @@ TEST_CASE("codes come back as stored, whatever was there before") {
   for (const Side side : {Side::key, Side::value}) {
     for (const int width : {20, 64, 80, 144}) {
       check_store_and_load<2>(side, width);
+      check_store_and_load<3>(side, width);
       check_store_and_load<4>(side, width);
       check_store_and_load<8>(side, width);
     }
@@ -165,13 +183,51 @@ TEST_CASE("a 64-byte vector of values holds 16 channels by 4 tokens, fields 16 t
   CHECK(code_place<8>(Side::value, 64, 63, 0).byte == 15 * 64 + 3);
 }
 
-TEST_CASE("stored channels are padded to the vectors' lanes") {
-  CHECK(stored_channels(8, Side::key, 20) == 20);
-  CHECK(stored_channels(8, Side::key, 21) == 24);
-  CHECK(stored_channels(4, Side::key, 20) == 24);
-  CHECK(stored_channels(2, Side::key, 20) == 32);
-  CHECK(stored_channels(2, Side::value, 20) == 32);
-  CHECK(stored_channels(4, Side::value, 64) == 64);
+TEST_CASE("three vectors of 3-bit codes hold four fields of a tile and four of the next") {
+  // Byte, shift and bits of the eight fields; where bits are missing, those of the rest.
+  struct Field {
+    std::size_t vector;
+    unsigned shift, bits;
+    std::size_t upper_vector;
+    unsigned upper_shift;
+  };
+  const Field fields[] = {{0, 2, 3, 0, 0}, {0, 5, 3, 0, 0}, {1, 1, 3, 1, 0}, {1, 4, 3, 1, 0},
+                          {0, 0, 2, 1, 7}, {2, 0, 3, 2, 0}, {2, 3, 3, 2, 0}, {1, 0, 1, 2, 6}};
+  for (int i = 0; i < 8; ++i) {
+    for (int n = 0; n < 4; ++n) {
+      CAPTURE(i, n);
+      const Field& f = fields[i];
+      const auto check = [&](const CodePlace& place, std::size_t first, int lane) {
+        const auto byte = static_cast<std::size_t>(4 * lane + neighbour_bytes[n]);
+        CHECK(place.byte == (first + f.vector) * 64 + byte);
+        CHECK(place.shift == f.shift);
+        CHECK(place.lower_bits == f.bits);
+        if (f.bits == 3) return;
+        CHECK(place.upper_byte == (first + f.upper_vector) * 64 + byte);
+        CHECK(place.upper_shift == f.upper_shift);
+      };
+      // Keys of width 80, five runs of 16 channels: tokens 32 and on, third run.
+      check(code_place<3>(Side::key, 80, 32 + i / 4 * 16 + 5, 32 + i % 4 * 4 + n), 3 * 5 + 3 * 2,
+            5);
+      // Values: channels 32 and on, tokens 8 ... 11 of each 16.
+      check(code_place<3>(Side::value, 64, i % 4 * 16 + 8 + n, 32 + i / 4 * 16 + 7), 3 * 4 + 3 * 2,
+            7);
+    }
+  }
+  // The last 16 channels of 80 have no partner and two vectors.
+  CHECK(code_place<3>(Side::value, 80, 8, 64).byte == (2 * 12 + 2 * 2) * 64);
+  CHECK(code_place<3>(Side::value, 80, 8 + 48, 64).byte == (2 * 12 + 2 * 2 + 1) * 64);
+}
+
+TEST_CASE("channels are padded to the vectors' lanes") {
+  CHECK(codes_bytes<8>(Side::key, 20) == 64 * 20);
+  CHECK(codes_bytes<8>(Side::key, 21) == 64 * 24);
   CHECK(codes_bytes<4>(Side::key, 20) == 64 * 24 / 2);
+  CHECK(codes_bytes<2>(Side::key, 20) == 64 * 32 / 4);
   CHECK(codes_bytes<2>(Side::value, 20) == 64 * 32 / 4);
+  CHECK(codes_bytes<4>(Side::value, 64) == 64 * 64 / 2);
+  CHECK(codes_bytes<3>(Side::key, 20) == 64 * 32 * 3 / 8);
+  CHECK(codes_bytes<3>(Side::key, 80) == 64 * 80 * 3 / 8);
+  CHECK(codes_bytes<3>(Side::value, 64) == 64 * 64 * 3 / 8);
+  CHECK(codes_bytes<3>(Side::value, 80) == 64 * (64 * 3 + 16 * 4) / 8);
 }

@@ -33,6 +33,7 @@ TEST_CASE("bits per element are b + 32 / G, by the size of the record") {
     for (const Side side : {Side::key, Side::value}) {
       CAPTURE(width, side == Side::key);
       CHECK(bits<KiviSpec{}>(side, width) == 3.0);
+      CHECK(bits<KiviSpec{.bits = 3}>(side, width) == 4.0);
       CHECK(bits<KiviSpec{.bits = 4}>(side, width) == 5.0);
       CHECK((bits<KiviSpec{.bits = 2, .group_tokens = 64, .group_channels = 64}>(side, width) ==
              2.5));
@@ -104,6 +105,8 @@ TEST_CASE("the newest p mod R keys stay exact, and R of them are sealed at once"
 TEST_CASE("mean squared error of both sides is that of min-max over 32 numbers") {
   CHECK(gaussian_error<Kivi2::key_codec>(Side::key, 64, 60) == Approx(0.155).epsilon(0.02));
   CHECK(gaussian_error<Kivi2::value_codec>(Side::value, 64, 60) == Approx(0.155).epsilon(0.02));
+  CHECK(gaussian_error<Kivi3::key_codec>(Side::key, 64, 60) == Approx(0.0281).epsilon(0.02));
+  CHECK(gaussian_error<Kivi3::value_codec>(Side::value, 64, 60) == Approx(0.0281).epsilon(0.02));
   CHECK(gaussian_error<Kivi4::key_codec>(Side::key, 64, 60) == Approx(0.0061).epsilon(0.02));
   CHECK(gaussian_error<Kivi4::value_codec>(Side::value, 64, 60) == Approx(0.0061).epsilon(0.02));
 }
@@ -111,8 +114,10 @@ TEST_CASE("mean squared error of both sides is that of min-max over 32 numbers")
 TEST_CASE("constant groups, huge and tiny numbers stay finite") {
   for (const int width : {20, 64, 80}) {
     CHECK(stays_finite<Kivi2::key_codec>(Side::key, width));
+    CHECK(stays_finite<Kivi3::key_codec>(Side::key, width));
     CHECK(stays_finite<Kivi4::key_codec>(Side::key, width));
     CHECK(stays_finite<Kivi2::value_codec>(Side::value, width));
+    CHECK(stays_finite<Kivi3::value_codec>(Side::value, width));
     CHECK(stays_finite<Kivi4::value_codec>(Side::value, width));
   }
 }
@@ -120,6 +125,8 @@ TEST_CASE("constant groups, huge and tiny numbers stay finite") {
 TEST_CASE("stored bytes do not change") {
   CHECK(golden_hash<Kivi2::key_codec>(Side::key, 64) == 0x514f570037af3b70ull);
   CHECK(golden_hash<Kivi2::value_codec>(Side::value, 64) == 0xafcb00038cf4b6dcull);
+  CHECK(golden_hash<Kivi3::key_codec>(Side::key, 80) == 0x85c29aab8c353f7bull);
+  CHECK(golden_hash<Kivi3::value_codec>(Side::value, 80) == 0xf9c6c9b1bf00c3afull);
   CHECK(golden_hash<Kivi4::key_codec>(Side::key, 80) == 0x68d10e5d3fa618beull);
   CHECK(golden_hash<Kivi4::value_codec>(Side::value, 80) == 0x23e399dbc60993f4ull);
   CodecBlock<Kivi2::key_codec> keys(Side::key, 64);

@@ -210,6 +210,9 @@ TEST_CASE("all codecs of the library conform, at every width") {
     check_passes<Q4_0>(width);
     check_passes<Kivi2::key_codec>(width);
     check_passes<Kivi2::value_codec>(width);
+    check_passes<Kivi3::key_codec>(width);
+    check_passes<Kivi3::value_codec>(width);
+    check_passes<AffineGroup<AffineSpec{.bits = 3, .rule = ScaleRule::least_squares}>>(width);
     check_passes<Kivi4::key_codec>(width);
     check_passes<Kivi4::value_codec>(width);
   }

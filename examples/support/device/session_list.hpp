@@ -21,6 +21,7 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Q8_0)  \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Q4_0)  \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi4) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi3) \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi2)
 
 #define TERSE_EXAMPLE_WINDOW_SESSIONS                                    \

@@ -25,6 +25,8 @@ void add_quantisation_rows(std::vector<PolicyRow>* rows) {
       false, session_of<Int4Rotated>(TailSpec{.min_tokens = 64}));
   add("kivi-4", "KIVI, 4 bits, groups of 32, residual 128", Family::four_bit, true,
       session_of<Kivi4>());
+  add("kivi-3", "KIVI at 3 bits (not in the paper), groups of 32, residual 128", Family::four_bit,
+      false, session_of<Kivi3>());
   add("kivi-2", "KIVI, 2 bits, groups of 32, residual 128", Family::two_bit, true,
       session_of<Kivi2>());
   add("kivi-2-sinks", "KIVI, 2 bits, and the first four tokens exact", Family::two_bit, false,

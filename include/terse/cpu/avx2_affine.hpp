@@ -37,7 +37,7 @@ TERSE_INLINE_AVX2 __m256 middles(const ReadFormat& f, const AffineParts& parts, 
                          load_halves(parts.minima, at));
 }
 
-/// Byte `byte` of every 32-bit lane (already shifted to its field), less the centre.
+/// Byte `byte` of every 32-bit lane of load_codes, less the centre.
 template <int Bits>
 TERSE_INLINE_AVX2 __m256 centred_codes(__m256i stored, int byte, __m256 centre) noexcept {
   const __m256i code =
@@ -45,9 +45,28 @@ TERSE_INLINE_AVX2 __m256 centred_codes(__m256i stored, int byte, __m256 centre) 
   return _mm256_sub_ps(_mm256_cvtepi32_ps(code), centre);
 }
 
-TERSE_INLINE_AVX2 __m256i load_codes(const std::byte* at, int shift) noexcept {
+TERSE_INLINE_AVX2 __m256i load_shifted(const std::byte* at, unsigned shift) noexcept {
   return _mm256_srl_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(at)),
-                          _mm_cvtsi32_si128(shift));
+                          _mm_cvtsi32_si128(static_cast<int>(shift)));
+}
+
+/// The `field`-th codes of 8 lanes of a bundle, lowest in their bytes, below other bits.
+template <int Bits>
+TERSE_INLINE_AVX2 __m256i load_codes(const std::byte* bundle, int field) noexcept {
+  const CodeField f = code_field<Bits>(field);
+  const __m256i codes = load_shifted(bundle + f.vector * 64, f.shift);
+  if (Bits != 3 || f.lower_bits == Bits) return codes;
+  const __m256i upper = load_shifted(bundle + f.upper_vector * 64, f.upper_shift - f.lower_bits);
+  const __m256i lower_bits = _mm256_set1_epi8(static_cast<char>((1 << f.lower_bits) - 1));
+  return _mm256_or_si256(_mm256_and_si256(codes, lower_bits),
+                         _mm256_andnot_si256(lower_bits, upper));
+}
+
+/// Hints for the bundle at `at`, once where two tiles share it.
+template <int Bits>
+TERSE_INLINE_AVX2 void prefetch_bundle(const std::byte* at, int tile) noexcept {
+  if (tile % tiles_per_bundle(Bits) != 0) return;
+  for (int vector = 0; vector < words_per_bundle(Bits); ++vector) prefetch(at + vector * 64);
 }
 
 /// Sums over stored vectors of R rows' products with their 16 lanes: tokens (keys) or channels
@@ -60,11 +79,11 @@ struct Products {
     TERSE_UNROLL
     for (int r = 0; r < R; ++r) sum[r][0] = sum[r][1] = _mm256_setzero_ps();
   }
-  /// One stored vector of 16 lanes x 4 bytes, met by `factors [row, 4]`.
-  TERSE_INLINE_AVX2 void add(const std::byte* vector, int shift, __m256 centre,
+  /// One field of a bundle of 16 lanes x 4 bytes, met by `factors [row, 4]`.
+  TERSE_INLINE_AVX2 void add(const std::byte* bundle, int field, __m256 centre,
                              const float* factors, std::ptrdiff_t row_stride) noexcept {
-    const __m256i low = load_codes(vector, shift);
-    const __m256i high = load_codes(vector + 32, shift);
+    const __m256i low = load_codes<Bits>(bundle, field);
+    const __m256i high = load_codes<Bits>(bundle + 32, field);
     TERSE_UNROLL
     for (int byte = 0; byte < 4; ++byte) {
       const __m256 a = centred_codes<Bits>(low, byte, centre);
@@ -126,8 +145,7 @@ struct FoldedQueries {
 template <int Bits, int R>
 TERSE_TARGET_AVX2 void scores_rows(const ReadFormat& f, int width, const AffineParts& parts,
                                    const float* queries, float* scores, const std::byte* next) {
-  constexpr int fields = 8 / Bits;
-  const int vectors = vectors_per_tile(Bits, Side::key, width);
+  constexpr int fields = codes_per_lane(Bits) / 4;
   const bool per_channel = f.granularity == Granularity::per_channel;
   const __m256 centre = _mm256_set1_ps(f.centre);
   FoldedQueries<R> folded;
@@ -140,13 +158,14 @@ TERSE_TARGET_AVX2 void scores_rows(const ReadFormat& f, int width, const AffineP
       if (t == 0 || (per_channel && t % f.group == 0)) {
         folded.fold(f, width, parts, queries, begin, count, per_channel ? t / f.group : 0);
       }
-      const std::byte* codes = parts.codes + (t / 16 * vectors + begin / codes_per_lane(Bits)) * 64;
+      const int first = bundle_vector(Bits, Side::key, width, t / 16, begin / codes_per_lane(Bits));
       Products<Bits, R> products;
       products.clear();
       for (int quad = 0; quad < ceil_div(count, 4); ++quad) {
-        const std::byte* vector = codes + quad / fields * 64;
-        prefetch(next + (vector - parts.codes));
-        products.add(vector, quad % fields * Bits, centre, folded.x[0] + quad * 4, chunk_channels);
+        const int bundle = (first + quad / fields * words_per_bundle(Bits)) * 64;
+        prefetch_bundle<Bits>(next + bundle, t / 16);
+        products.add(parts.codes + bundle, field_of<Bits>(t / 16, quad % fields), centre,
+                     folded.x[0] + quad * 4, chunk_channels);
       }
       TERSE_UNROLL
       for (int half = 0; half < 2; ++half) {
@@ -175,8 +194,7 @@ template <int Bits, int R>
 TERSE_TARGET_AVX2 void values_rows(const ReadFormat& f, int width, const AffineParts& parts,
                                    const float* probabilities, float* accumulators,
                                    const std::byte* next) {
-  constexpr int fields = 8 / Bits;
-  constexpr int tile_bytes = 16 * block_tokens * Bits / 8;
+  constexpr int fields = codes_per_lane(Bits) / 4;
   const int group_channels = f.group == 0 || f.group > width ? width : f.group;
   const __m256 centre = _mm256_set1_ps(f.centre);
   float folded[R][block_tokens];
@@ -194,14 +212,17 @@ TERSE_TARGET_AVX2 void values_rows(const ReadFormat& f, int width, const AffineP
     }
     const int end = begin + group_channels < width ? begin + group_channels : width;
     for (int c = begin; c < end; c += 16) {
-      const std::byte* codes = parts.codes + c / 16 * tile_bytes;
+      const int tile = c / 16;
+      const int first = bundle_vector(Bits, Side::value, width, tile, 0);
+      const int vectors = bundle_vector(Bits, Side::value, width, tile, 1) - first;
       Products<Bits, R> products;
       products.clear();
       for (int quad = 0; quad < block_tokens / 4; ++quad) {
-        const int tile = quad / 4;  // of 16 tokens
-        const std::byte* vector = codes + (tile / fields * 4 + quad % 4) * 64;
-        prefetch(next + (vector - parts.codes));
-        products.add(vector, tile % fields * Bits, centre, folded[0] + quad * 4, block_tokens);
+        const int step = quad / 4;  // of 16 tokens
+        const int bundle = (first + (step / fields * 4 + quad % 4) * vectors) * 64;
+        prefetch_bundle<Bits>(next + bundle, tile);
+        products.add(parts.codes + bundle, field_of<Bits>(tile, step % fields), centre,
+                     folded[0] + quad * 4, block_tokens);
       }
       TERSE_UNROLL
       for (int r = 0; r < R; ++r) {
@@ -276,6 +297,8 @@ TERSE_TARGET_AVX2 inline void scores_affine(const AffineFormat& format, int widt
   switch (f.bits) {
     case 2:
       return scores_bits<2>(f, width, parts, queries, rows, scores, next);
+    case 3:
+      return scores_bits<3>(f, width, parts, queries, rows, scores, next);
     case 4:
       return scores_bits<4>(f, width, parts, queries, rows, scores, next);
     default:
@@ -294,6 +317,8 @@ TERSE_TARGET_AVX2 inline void values_affine(const AffineFormat& format, int widt
   switch (f.bits) {
     case 2:
       return values_bits<2>(f, width, parts, probabilities, rows, accumulators, next);
+    case 3:
+      return values_bits<3>(f, width, parts, probabilities, rows, accumulators, next);
     case 4:
       return values_bits<4>(f, width, parts, probabilities, rows, accumulators, next);
     default:

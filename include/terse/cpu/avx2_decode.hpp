@@ -31,14 +31,13 @@ template <int Bits>
 TERSE_TARGET_AVX2 void decode_keys(const AffineFormat& f, int width, const AffineParts& parts,
                                    float* out) {
   constexpr int span = codes_per_lane(Bits);
-  const int vectors = vectors_per_tile(Bits, Side::key, width);
   const __m256 centre = _mm256_set1_ps(f.centre);
   for (int c = 0; c < width; ++c) {
-    const int shift = lane_byte(c % 4) * 8 + c / 4 % (8 / Bits) * Bits;
     for (int t = 0; t < block_tokens; t += 8) {
-      const int vector = t / 16 * vectors + c / span;
-      const __m256i stored = load_codes(parts.codes + vector * 64 + t % 16 * 4, shift);
-      const __m256 x = centred_codes<Bits>(stored, 0, centre);
+      const int vector = bundle_vector(Bits, Side::key, width, t / 16, c / span);
+      const __m256i stored = load_codes<Bits>(parts.codes + vector * 64 + t % 16 * 4,
+                                              field_of<Bits>(t / 16, c % span / 4));
+      const __m256 x = centred_codes<Bits>(stored, lane_byte(c % 4), centre);
       _mm256_storeu_ps(out + static_cast<std::ptrdiff_t>(c) * block_tokens + t,
                        apply_scale(f, parts, x, affine_param_index(f, width, t, c),
                                    f.granularity == Granularity::per_token));
@@ -50,15 +49,15 @@ TERSE_TARGET_AVX2 void decode_keys(const AffineFormat& f, int width, const Affin
 template <int Bits>
 TERSE_TARGET_AVX2 void decode_values(const AffineFormat& f, int width, const AffineParts& parts,
                                      float* out) {
-  constexpr int fields = 8 / Bits;
-  constexpr int vectors = vectors_per_tile(Bits, Side::value, 0);
+  constexpr int fields = codes_per_lane(Bits) / 4;
   const __m256 centre = _mm256_set1_ps(f.centre);
   for (int t = 0; t < block_tokens; ++t) {
-    const int shift = lane_byte(t % 4) * 8 + t / 16 % fields * Bits;
+    const int run = t / (16 * fields) * 4 + t % 16 / 4;
     for (int c = 0; c < width; c += 8) {
-      const int vector = c / 16 * vectors + t / (16 * fields) * 4 + t % 16 / 4;
-      const __m256i stored = load_codes(parts.codes + vector * 64 + c % 16 * 4, shift);
-      const __m256 y = apply_scale(f, parts, centred_codes<Bits>(stored, 0, centre),
+      const int vector = bundle_vector(Bits, Side::value, width, c / 16, run);
+      const __m256i stored = load_codes<Bits>(parts.codes + vector * 64 + c % 16 * 4,
+                                              field_of<Bits>(c / 16, t / 16 % fields));
+      const __m256 y = apply_scale(f, parts, centred_codes<Bits>(stored, lane_byte(t % 4), centre),
                                    affine_param_index(f, width, t, c), false);
       float* to = out + static_cast<std::ptrdiff_t>(t) * width + c;
       if (width - c >= 8) {
@@ -92,6 +91,8 @@ TERSE_TARGET_AVX2 inline void decode_affine(const AffineFormat& f, Side side, in
   switch (f.bits) {
     case 2:
       return decode_bits<2>(f, side, width, parts, out);
+    case 3:
+      return decode_bits<3>(f, side, width, parts, out);
     case 4:
       return decode_bits<4>(f, side, width, parts, out);
     default:

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
+#include "terse/cpu/avx512_codes.hpp"
 #include "terse/cpu/avx512_fixed_point.hpp"
 #include "terse/cpu/portable.hpp"
 #include "terse/cpu/simd.hpp"
@@ -17,11 +18,13 @@ namespace cpu {
 namespace avx512 {
 TERSE_BEGIN_AVX512
 
-/// The codes at `shift` of every 32-bit lane, less the centre.
+/// Code `field` in byte `byte` of every 32-bit lane, less the centre.
 template <int Bits>
-TERSE_INLINE_AVX512 __m512 centred_codes(__m512i stored, int shift, float centre) noexcept {
-  const __m512i code = _mm512_and_si512(_mm512_srl_epi32(stored, _mm_cvtsi32_si128(shift)),
-                                        _mm512_set1_epi32((1 << Bits) - 1));
+TERSE_INLINE_AVX512 __m512 centred_codes(const std::byte* bundle, int byte, int field,
+                                         float centre) noexcept {
+  const __m512i codes =
+      _mm512_srl_epi32(stored_codes<Bits>(bundle, field), _mm_cvtsi32_si128(8 * byte));
+  const __m512i code = _mm512_and_si512(codes, _mm512_set1_epi32((1 << Bits) - 1));
   return _mm512_sub_ps(_mm512_cvtepi32_ps(code), _mm512_set1_ps(centre));
 }
 
@@ -29,14 +32,13 @@ template <int Bits>
 TERSE_TARGET_AVX512 void decode_keys(const AffineFormat& f, int width, const AffineParts& parts,
                                      float* out) noexcept {
   constexpr int span = codes_per_lane(Bits);
-  const int vectors = vectors_per_tile(Bits, Side::key, width);
   const bool per_channel = f.granularity == Granularity::per_channel;
   for (int c = 0; c < width; ++c) {
-    const int shift = lane_byte(c % 4) * 8 + c / 4 % (8 / Bits) * Bits;
     for (int t = 0; t < block_tokens; t += 16) {
-      const int vector = t / 16 * vectors + c / span;
-      const __m512 x =
-          centred_codes<Bits>(_mm512_loadu_si512(parts.codes + vector * 64), shift, f.centre);
+      const std::byte* bundle =
+          parts.codes + bundle_vector(Bits, Side::key, width, t / 16, c / span) * 64;
+      const int field = field_of<Bits>(t / 16, c % span / 4);
+      const __m512 x = centred_codes<Bits>(bundle, lane_byte(c % 4), field, f.centre);
       const int at = affine_param_index(f, width, t, c);
       const __m512 scale = per_channel ? _mm512_set1_ps(terse::detail::load_half(parts.scales, at))
                                        : load_halves(parts.scales, at);
@@ -57,16 +59,16 @@ TERSE_TARGET_AVX512 void decode_keys(const AffineFormat& f, int width, const Aff
 template <int Bits>
 TERSE_TARGET_AVX512 void decode_values(const AffineFormat& f, int width, const AffineParts& parts,
                                        float* out) noexcept {
-  constexpr int fields = 8 / Bits;
-  constexpr int vectors = vectors_per_tile(Bits, Side::value, 0);
+  constexpr int fields = codes_per_lane(Bits) / 4;
   const bool per_channel = f.granularity == Granularity::per_channel;
   for (int t = 0; t < block_tokens; ++t) {
-    const int shift = lane_byte(t % 4) * 8 + t / 16 % fields * Bits;
+    const int run = t / (16 * fields) * 4 + t % 16 / 4;
     for (int c = 0; c < width; c += 16) {
       const __mmask16 lanes = first_lanes(width - c);
-      const int vector = c / 16 * vectors + t / (16 * fields) * 4 + t % 16 / 4;
-      const __m512 x =
-          centred_codes<Bits>(_mm512_loadu_si512(parts.codes + vector * 64), shift, f.centre);
+      const std::byte* bundle =
+          parts.codes + bundle_vector(Bits, Side::value, width, c / 16, run) * 64;
+      const int field = field_of<Bits>(c / 16, t / 16 % fields);
+      const __m512 x = centred_codes<Bits>(bundle, lane_byte(t % 4), field, f.centre);
       const int at = affine_param_index(f, width, t, c);
       const __m512 scale = per_channel ? load_halves(parts.scales, at, lanes)
                                        : _mm512_set1_ps(terse::detail::load_half(parts.scales, at));
@@ -101,6 +103,8 @@ TERSE_TARGET_AVX512 inline void decode_affine(const AffineFormat& f, Side side, 
   switch (f.bits) {
     case 2:
       return decode_bits<2>(f, side, width, parts, out);
+    case 3:
+      return decode_bits<3>(f, side, width, parts, out);
     case 4:
       return decode_bits<4>(f, side, width, parts, out);
     default:

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "terse/config.hpp"
+#include "terse/cpu/avx512_codes.hpp"
 #include "terse/cpu/avx512_fixed_point.hpp"
 #include "terse/cpu/portable.hpp"
 #include "terse/cpu/simd.hpp"
@@ -25,14 +26,35 @@ struct KeyWords {
   const CentreShare* centres;  ///< [row], or null: no centre
 };
 
-/// dots[row][32]: integer products of R rows with 32 tokens: `vectors` stored vectors from `codes`
-/// on and as many from `codes + second` on.
+/// sum += codes x and y of 32 tokens times the words of R rows; those of y lie `to_other` further
+/// on.
+template <Digits D, int R, bool Shared>
+TERSE_INLINE_AVX512 void add_key_dots(__m512i (&sum)[R][2][3], __m512i x, __m512i y,
+                                      const float* digits, std::ptrdiff_t row_stride,
+                                      std::ptrdiff_t to_other) noexcept {
+  TERSE_UNROLL
+  for (int r = 0; r < R; ++r) {
+    const float* word = digits + r * row_stride;
+    TERSE_UNROLL
+    for (int i = D == Digits::shared ? 1 : 0; i < 3; ++i) {
+      if constexpr (Shared) {
+        dot_word(sum[r][0][i], x, sum[r][1][i], y, word + i);
+      } else {
+        dot_word(sum[r][0][i], x, word + i);
+        dot_word(sum[r][1][i], y, word + to_other + i);
+      }
+    }
+  }
+}
+
+/// dots[row][32]: integer products of R rows with 32 tokens: `runs` runs of bundles from `codes`
+/// on. Where a bundle is that of one tile, the other's begin at `codes + second`.
 template <int Bits, Digits D, int R, bool Shared>
-TERSE_TARGET_AVX512 void key_dots(const std::byte* codes, std::ptrdiff_t second, int vectors,
+TERSE_TARGET_AVX512 void key_dots(const std::byte* codes, std::ptrdiff_t second, int runs,
                                   const KeyWords& words, std::ptrdiff_t row_stride,
                                   const KeyWords& other, std::intptr_t ahead,
                                   float* dots) noexcept {
-  constexpr int fields = 8 / Bits;
+  constexpr int fields = codes_per_lane(Bits) / 4;
   const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
   __m512i sum[R][2][3];
   TERSE_UNROLL
@@ -44,38 +66,38 @@ TERSE_TARGET_AVX512 void key_dots(const std::byte* codes, std::ptrdiff_t second,
   }
   const float* digits = words.digits;
   const std::ptrdiff_t to_other = Shared ? 0 : other.digits - words.digits;
-  for (int vector = 0; vector < vectors; ++vector) {
-    __m512i a = _mm512_loadu_si512(codes);
-    __m512i b = _mm512_loadu_si512(codes + second);
-    prefetch(codes, ahead);
-    prefetch(codes + second, ahead);
-    if constexpr (D == Digits::shared) {
-      TERSE_UNROLL
-      for (int r = 0; r < R; ++r) {
-        dot_word(sum[r][0][0], a, sum[r][1][0], b, digits + r * row_stride);
+  for (int run = 0; run < runs; ++run) {
+    if constexpr (tiles_per_bundle(Bits) == 2) {
+      for (int vector = 0; vector < words_per_bundle(Bits); ++vector) {
+        prefetch(codes + vector * 64, ahead);
       }
-    }
-    TERSE_ROLL
-    for (int field = 0; field < fields; ++field) {
-      const __m512i x = Bits == 8 ? a : _mm512_and_si512(a, mask);
-      const __m512i y = Bits == 8 ? b : _mm512_and_si512(b, mask);
-      if (Bits != 8) a = _mm512_srli_epi32(a, Bits);
-      if (Bits != 8) b = _mm512_srli_epi32(b, Bits);
       TERSE_UNROLL
-      for (int r = 0; r < R; ++r) {
-        const float* word = digits + r * row_stride + field * 4;
+      for (int field = 0; field < fields; ++field) {
+        const __m512i x = _mm512_and_si512(stored_codes<Bits>(codes, field), mask);
+        const __m512i y = _mm512_and_si512(stored_codes<Bits>(codes, fields + field), mask);
+        add_key_dots<D, R, Shared>(sum, x, y, digits + field * 4, row_stride, to_other);
+      }
+    } else {
+      __m512i a = _mm512_loadu_si512(codes);
+      __m512i b = _mm512_loadu_si512(codes + second);
+      prefetch(codes, ahead);
+      prefetch(codes + second, ahead);
+      if constexpr (D == Digits::shared) {
         TERSE_UNROLL
-        for (int i = D == Digits::shared ? 1 : 0; i < 3; ++i) {
-          if constexpr (Shared) {
-            dot_word(sum[r][0][i], x, sum[r][1][i], y, word + i);
-          } else {
-            dot_word(sum[r][0][i], x, word + i);
-            dot_word(sum[r][1][i], y, word + to_other + i);
-          }
+        for (int r = 0; r < R; ++r) {
+          dot_word(sum[r][0][0], a, sum[r][1][0], b, digits + r * row_stride);
         }
       }
+      TERSE_ROLL
+      for (int field = 0; field < fields; ++field) {
+        const __m512i x = Bits == 8 ? a : _mm512_and_si512(a, mask);
+        const __m512i y = Bits == 8 ? b : _mm512_and_si512(b, mask);
+        if (Bits != 8) a = _mm512_srli_epi32(a, Bits);
+        if (Bits != 8) b = _mm512_srli_epi32(b, Bits);
+        add_key_dots<D, R, Shared>(sum, x, y, digits + field * 4, row_stride, to_other);
+      }
     }
-    codes += 64;
+    codes += words_per_bundle(Bits) * 64;
     digits += fields * 4;
   }
   TERSE_UNROLL
@@ -227,15 +249,17 @@ TERSE_TARGET_AVX512 void scores_per_token(const AffineFormat& f, int width,
       reinterpret_cast<const float*>(prepared) + static_cast<std::ptrdiff_t>(row) * plan.row_words;
   const auto* shares = reinterpret_cast<const CentreShare*>(prepared + plan.shares_at) + row;
   const auto* scales = reinterpret_cast<const float*>(prepared + plan.scales_at) + row;
-  const std::ptrdiff_t second = vectors_per_tile(Bits, Side::key, width) * 64;
+  const std::ptrdiff_t second = runs_per_lane(Bits, Side::key, width) * 64;
   float dots[R * 32];
   for (int begin = 0, count = 0; begin < width; begin += count, shares += rows) {
     count = chunk_size(f, width, begin);
     const int group = f.group == 0 ? 0 : begin / f.group;
     const KeyWords words{digits + begin, shares};
     for (int tile = 0; tile < 2; ++tile) {
-      key_dots<Bits, D, R, true>(parts.codes + 2 * tile * second + begin / span * 64, second,
-                                 ceil_div(count, span), words, plan.row_words, words, ahead, dots);
+      const std::byte* codes =
+          parts.codes + bundle_vector(Bits, Side::key, width, 2 * tile, begin / span) * 64;
+      key_dots<Bits, D, R, true>(codes, second, ceil_div(count, span), words, plan.row_words, words,
+                                 ahead, dots);
       TERSE_UNROLL
       for (int v = 0; v < 2; ++v) {
         const int t = tile * 32 + v * 16;
@@ -342,7 +366,7 @@ TERSE_TARGET_AVX512 void scores_per_channel(const AffineFormat& f, int width,
                                             const AffineParts& parts, const float* queries,
                                             float* scores, std::intptr_t ahead) noexcept {
   constexpr int span = codes_per_lane(Bits);
-  const std::ptrdiff_t second = vectors_per_tile(Bits, Side::key, width) * 64;
+  const std::ptrdiff_t second = runs_per_lane(Bits, Side::key, width) * 64;
   const int groups = block_tokens / f.group;
   FoldedQueries folded[max_token_groups];
   FixedScales fixed;
@@ -360,18 +384,19 @@ TERSE_TARGET_AVX512 void scores_per_channel(const AffineFormat& f, int width,
     for (int tile = 0; tile < 2; ++tile) {
       const FoldedQueries* own[2] = {&folded[tile * 32 / f.group],
                                      &folded[(tile * 32 + 16) / f.group]};
-      const std::byte* codes = parts.codes + 2 * tile * second + begin / span * 64;
-      const int vectors = ceil_div(count, span);
+      const std::byte* codes =
+          parts.codes + bundle_vector(Bits, Side::key, width, 2 * tile, begin / span) * 64;
+      const int runs = ceil_div(count, span);
       KeyWords words[2];
       TERSE_UNROLL
       for (int v = 0; v < 2; ++v) {
         words[v] = {own[v]->words[0], f.has_min ? nullptr : own[v]->centres};
       }
       if (own[0] == own[1]) {
-        key_dots<Bits, Digits::three, R, true>(codes, second, vectors, words[0], chunk_channels,
+        key_dots<Bits, Digits::three, R, true>(codes, second, runs, words[0], chunk_channels,
                                                words[1], ahead, dots);
       } else {
-        key_dots<Bits, Digits::three, R, false>(codes, second, vectors, words[0], chunk_channels,
+        key_dots<Bits, Digits::three, R, false>(codes, second, runs, words[0], chunk_channels,
                                                 words[1], ahead, dots);
       }
       TERSE_UNROLL
@@ -449,6 +474,8 @@ TERSE_TARGET_AVX512 inline void scores_affine(const AffineFormat& f, int width,
   switch (f.bits) {
     case 2:
       return scores_bits<2>(f, width, parts, queries, prepared, rows, scores, ahead);
+    case 3:
+      return scores_bits<3>(f, width, parts, queries, prepared, rows, scores, ahead);
     case 4:
       return scores_bits<4>(f, width, parts, queries, prepared, rows, scores, ahead);
     default:

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
+#include "terse/cpu/avx512_codes.hpp"
 #include "terse/cpu/avx512_fixed_point.hpp"
 #include "terse/cpu/portable.hpp"
 #include "terse/cpu/simd.hpp"
@@ -101,13 +102,17 @@ TERSE_TARGET_AVX512 void fold_probabilities(const AffineFormat& f, const AffineP
   }
 }
 
-/// R rows x NT tiles of 16 channels; `lanes` selects channels of a lone tile.
-template <int Bits, Digits D, int R, bool HasMin, int NT>
-TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens& folded,
-                                     const FixedScales& fixed, int width, float* accumulators,
-                                     __mmask16 lanes, std::intptr_t ahead) noexcept {
-  constexpr int fields = 8 / Bits;
-  constexpr int vectors = vectors_per_tile(Bits, Side::value, 0);
+/// R rows x NT tiles of 16 channels, the first of them tile `First` of its bundles, whose runs have
+/// `vectors` vectors each; `lanes` selects channels of a lone tile.
+template <int Bits, Digits D, int R, bool HasMin, int NT, int First>
+TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, int vectors,
+                                     const FoldedTokens& folded, const FixedScales& fixed,
+                                     int width, float* accumulators, __mmask16 lanes,
+                                     std::intptr_t ahead) noexcept {
+  constexpr int fields = codes_per_lane(Bits) / 4;
+  constexpr int runs = runs_per_lane(Bits, Side::value, 0);
+  constexpr int tiles = tiles_per_bundle(Bits);
+  if constexpr (tiles == 1) vectors = words_per_bundle(Bits);
   const __m512i mask = _mm512_set1_epi8(static_cast<char>((1 << Bits) - 1));
   __m512i sum[NT][R][3];
   TERSE_UNROLL
@@ -119,23 +124,29 @@ TERSE_TARGET_AVX512 void value_tiles(const std::byte* codes, const FoldedTokens&
   }
   // 16 tokens are one field of four vectors.
   const float* digits = folded.words[0];
-  for (int v = 0; v < vectors; v += 4) {
+  for (int run = 0; run < runs; run += 4) {
     TERSE_UNROLL
     for (int field = 0; field < fields; ++field) {
       TERSE_ROLL
       for (int quad = 0; quad < 4; ++quad) {
-        const std::byte* at = codes + (v + quad) * 64;
+        const std::byte* at = codes + (run + quad) * vectors * 64;
         __m512i x[NT];
         TERSE_UNROLL
         for (int n = 0; n < NT; ++n) {
-          x[n] = _mm512_loadu_si512(at + n * vectors * 64);
-          if (field == 0) prefetch(at + n * vectors * 64, ahead);
+          const std::byte* bundle = at + n / tiles * runs * 64;
           if (D == Digits::shared && field == 0) {
+            const __m512i whole = _mm512_loadu_si512(bundle);
             TERSE_UNROLL
-            for (int r = 0; r < R; ++r) dot_word(sum[n][r][0], x[n], digits + r * block_tokens);
+            for (int r = 0; r < R; ++r) dot_word(sum[n][r][0], whole, digits + r * block_tokens);
           }
-          if (field != 0) x[n] = _mm512_srli_epi32(x[n], static_cast<unsigned>(field * Bits));
+          x[n] = stored_codes<Bits>(bundle, field_of<Bits>(First + n, field));
           if (Bits != 8) x[n] = _mm512_and_si512(x[n], mask);
+        }
+        if (field == 0) {
+          TERSE_UNROLL
+          for (int n = 0; n < NT; n += tiles) {
+            for (int v = 0; v < vectors; ++v) prefetch(at + (n * runs + v) * 64, ahead);
+          }
         }
         TERSE_UNROLL
         for (int r = 0; r < R; ++r) {
@@ -179,7 +190,6 @@ template <int Bits, Digits D, int R, bool HasMin>
 TERSE_TARGET_AVX512 void values_rows(const AffineFormat& f, int width, const AffineParts& parts,
                                      const float* probabilities, float* accumulators,
                                      std::intptr_t ahead) noexcept {
-  constexpr int tile_bytes = 16 * block_tokens * Bits / 8;
   const int group_channels = f.group == 0 || f.group > width ? width : f.group;
   FixedScales fixed;
   measure_probabilities<D, R>(parts, probabilities, ceil_div(width, group_channels), &fixed);
@@ -193,14 +203,17 @@ TERSE_TARGET_AVX512 void values_rows(const AffineFormat& f, int width, const Aff
                                        &folded[(group + 1) % 2]);
     }
     const FoldedTokens& own = folded[group % 2];
-    int c = begin;
-    for (; c + 32 <= end; c += 32) {
-      value_tiles<Bits, D, R, HasMin, 2>(parts.codes + c / 16 * tile_bytes, own, fixed, width,
-                                         accumulators + c, 0, ahead);
-    }
-    for (; c < end; c += 16) {
-      value_tiles<Bits, D, R, HasMin, 1>(parts.codes + c / 16 * tile_bytes, own, fixed, width,
-                                         accumulators + c, first_lanes(end - c), ahead);
+    for (int c = begin; c < end;) {
+      const int tile = c / 16, first = tile % tiles_per_bundle(Bits);
+      const int vectors = vectors_per_run(Bits, Side::value, width, tile - first);
+      const std::byte* codes = parts.codes + bundle_vector(Bits, Side::value, width, tile, 0) * 64;
+      const __mmask16 lanes = first_lanes(end - c);
+      auto* tiles = value_tiles<Bits, D, R, HasMin, 2, 0>;
+      const bool is_pair = first == 0 && c + 32 <= end;
+      if (!is_pair) tiles = value_tiles<Bits, D, R, HasMin, 1, 0>;
+      if (first != 0) tiles = value_tiles<Bits, D, R, HasMin, 1, tiles_per_bundle(Bits) - 1>;
+      tiles(codes, vectors, own, fixed, width, accumulators + c, lanes, ahead);
+      c += is_pair ? 32 : 16;
     }
   }
 }
@@ -250,6 +263,8 @@ TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& f, int width,
   switch (f.bits) {
     case 2:
       return run(f.has_min ? values_bits<2, three, true> : values_bits<2, three, false>);
+    case 3:
+      return run(f.has_min ? values_bits<3, three, true> : values_bits<3, three, false>);
     case 4:
       if (f.has_min) return run(values_bits<4, three, true>);
       return run(width >= shared_digit_channels &&

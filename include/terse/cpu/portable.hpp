@@ -167,6 +167,8 @@ inline void decode_channels(const AffineFormat& f, Side side, int width, const A
   switch (f.bits) {
     case 2:
       return decode_channels<2>(f, side, width, parts, begin, end, out);
+    case 3:
+      return decode_channels<3>(f, side, width, parts, begin, end, out);
     case 4:
       return decode_channels<4>(f, side, width, parts, begin, end, out);
     default:

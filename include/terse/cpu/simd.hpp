@@ -60,8 +60,7 @@ struct AffineParts {
 
   AffineParts(const AffineFormat& f, Side side, int width, const std::byte* record) noexcept {
     Record r;
-    r.add(static_cast<std::size_t>(block_tokens * stored_channels(f.bits, side, width)) *
-          static_cast<std::size_t>(f.bits) / 8);
+    r.add(codes_bytes(f.bits, side, width));
     const auto params = static_cast<std::size_t>(affine_params(f, width)) * sizeof(F16);
     r.add(params);
     r.add(f.has_min ? params : 0);

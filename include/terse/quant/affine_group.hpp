@@ -93,8 +93,9 @@ TERSE_HOST_DEVICE inline float load_half(const std::byte* section, int index) no
 
 template <AffineSpec S>
 struct AffineGroup {
-  static_assert(S.bits == 2 || S.bits == 4 || S.bits == 8,
-                "terse::AffineGroup: bits must be 2, 4 or 8; codes never straddle bytes.");
+  static_assert(
+      S.bits == 2 || S.bits == 3 || S.bits == 4 || S.bits == 8,
+      "terse::AffineGroup: bits must be 2, 3, 4 or 8: there is no stored order for others.");
   static_assert(S.granularity == Granularity::per_token ||
                     (S.group > 0 && block_tokens % (S.group > 0 ? S.group : 1) == 0),
                 "terse::AffineGroup: a per-channel group must divide the block of 64 tokens, or it "

@@ -29,6 +29,7 @@ TEST_CASE("rows have names of their own, and the table has every named method") 
                            "q4_0",
                            "int4-rotated",
                            "kivi-4",
+                           "kivi-3",
                            "kivi-2",
                            "streaming-50",
                            "streaming-25",

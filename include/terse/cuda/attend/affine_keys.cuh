@@ -1,18 +1,21 @@
 /// Logits against affine-coded keys of one block, on tensor cores, without unpacking a number.
 ///
-/// Codes are the A operand: masked in place they are fp16 subnormals, code * 2^(shift - 24), exact
+/// Codes are the A operand: masked in place they are fp16 numbers, code * 2^(position - 24), exact
 /// in the tensor core. The powers of two of the fields go into the query. Per-channel scales
 /// multiply the query once per token group, minima add a product with it; per-token scales
 /// multiply the logits.
 ///
 /// A lane reads four neighbouring tokens of a channel chunk with one 16-byte load, so row g of
-/// m-tile 2p + m is token 32p + 4g + 2m, and row g + 8 the one after it.
+/// m-tile 2p + m is token 32p + 4g + 2m, and row g + 8 the one after it. Of 3-bit codes, whose
+/// words hold those of tokens 16 apart, it reads two neighbours: row g is token 32p + 16m + 2g.
 #pragma once
 
 #include <cstdint>
 #include <cuda_fp16.h>
+#include <type_traits>
 
 #include "terse/config.hpp"
+#include "terse/cuda/attend/code_fields.cuh"
 #include "terse/cuda/warp/operands.cuh"
 #include "terse/quant/affine_group.hpp"
 
@@ -35,45 +38,61 @@ struct AffineTokenOrder {
   }
 };
 
-/// Masked fields of a code word: two codes 16 bits apart.
-template <int Bits>
-__device__ __forceinline__ std::uint32_t code_pair(std::uint32_t word, int field) {
-  constexpr std::uint32_t low = (1u << Bits) - 1u;
-  return word & ((low | low << 16) << (Bits * field));
-}
+/// The same of keys whose words hold two tokens 16 apart.
+struct PairedTokenOrder {
+  __device__ static constexpr int token(int tile, int half, int g) {
+    return 16 * tile + 2 * g + half;
+  }
+  __device__ static constexpr int row(int tile, int half, int g) {
+    return (tile * 2 + half) * 8 + (g ^ half);
+  }
+  __device__ static constexpr int row_of_token(int token) {
+    return row(token / 16, token % 2, token / 2 % 8);
+  }
+};
 
 template <class Codec, int Width, int Tiles>
 struct AffineKeys {
   static constexpr AffineFormat format = Codec::affine_format;
   static constexpr bool per_channel = format.granularity == Granularity::per_channel;
   static constexpr int bits = format.bits;
-  static constexpr int fields = 8 / bits;
+  using Codes = LaneCodes<bits>;
+  /// Tiles of 16 tokens whose codes share words, at other positions.
+  static constexpr int shared = tiles_per_bundle(bits);
+  /// Chunks of eight channels in a run of a lane: two of 2 and 3 bits, else one, or half of one.
+  static constexpr bool two_chunks = codes_per_lane(bits) == 16;
   static constexpr float code_unit = 16777216.0f;  ///< undoes the exponent of subnormal codes
   /// Eight-channel chunks of a lane, in stored order.
   static constexpr int chunks = Width / 8;
   static constexpr int lane_chunks =
-      bits == 2 ? ceil_div(ceil_div(chunks, 2), 4) * 2 : ceil_div(chunks, 4);
+      two_chunks ? ceil_div(ceil_div(chunks, 2), 4) * 2 : ceil_div(chunks, 4);
   static constexpr int groups = affine_groups(format, Width);
   static constexpr int chunks_per_group = per_channel ? lane_chunks : lane_chunks / groups;
   static constexpr bool supported =
-      Width % 16 == 0 && (per_channel ? format.group == 32 || format.group == 64
-                                      : groups == 1 || (groups * format.group == Width &&
-                                                        format.group % (bits == 2 ? 64 : 32) == 0));
-  using Order = AffineTokenOrder;
+      Width % 16 == 0 &&
+      (per_channel ? format.group == 32 || format.group == 64
+                   : groups == 1 || (groups * format.group == Width &&
+                                     format.group % (two_chunks ? 64 : 32) == 0));
+  using Order = std::conditional_t<shared == 2, PairedTokenOrder, AffineTokenOrder>;
 
   struct Query {
-    std::uint32_t scaled[Tiles][lane_chunks][4];  // times the fields' powers of two
+    std::uint32_t scaled[Tiles][lane_chunks][shared][4];  // times the fields' powers of two
     std::uint32_t plain[Tiles][per_channel ? lane_chunks : 1][4];
     float sums[Tiles][per_channel ? 1 : groups][2];  // over the channels of a scale group
   };
 
   /// Chunk `j` of a lane, clamped to the stored ones.
   __device__ __forceinline__ static int chunk(int j, int t) {
-    const int c = bits == 2 ? 2 * (t + 4 * (j / 2)) + j % 2 : t + 4 * j;
+    const int c = two_chunks ? 2 * (t + 4 * (j / 2)) + j % 2 : t + 4 * j;
     return c < chunks ? c : chunks - 1;
   }
   __device__ __forceinline__ static bool has_chunk(int j, int t) {
-    return (bits == 2 ? 2 * (t + 4 * (j / 2)) + j % 2 : t + 4 * j) < chunks;
+    return (two_chunks ? 2 * (t + 4 * (j / 2)) + j % 2 : t + 4 * j) < chunks;
+  }
+  /// Field of the chunk's first four channels in tile `m` of those that share words; the other four
+  /// have the next one, or, of 8 bits, words of their own.
+  __device__ static constexpr int first_field(int j, int m) {
+    return field_of<bits>(m, two_chunks ? j % 2 * 2 : 0);
   }
 
   /// Takes the operands of one n-tile from `q [8, stride]` fp16.
@@ -86,21 +105,22 @@ struct AffineKeys {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
         const std::uint32_t x = has_chunk(j, lane.t) ? row[chunk(j, lane.t) * 4 + i] : 0u;
-        // Pairs i = 0, 1 lie in the even field of the chunk, 2 and 3 in the odd one.
-        const int field = bits == 8 ? 0 : (bits == 2 ? j % 2 * 2 : 0) + i / 2;
-        const float factor = 1.0f / static_cast<float>(1 << (bits * field));
         const __half2 h = *reinterpret_cast<const __half2*>(&x);
         const float2 f = __half22float2(h);
-        query.scaled[tile][j][i] = pack_half2(f.x * factor, f.y * factor);
-        if constexpr (per_channel) {
-          // Where the factor is one both are the same register. A product by one frees the operands
-          // from the order in which they were loaded.
-          if (field == 0) query.scaled[tile][j][i] = multiply_half2(x, 0x3c003c00u);
-          query.plain[tile][j][i] =
-              field == 0 ? query.scaled[tile][j][i] : multiply_half2(x, 0x3c003c00u);
-        } else {
-          partial[j / chunks_per_group] += f.x + f.y;
+        // A product by one frees the operands from the order in which they were loaded.
+        if constexpr (per_channel) query.plain[tile][j][i] = multiply_half2(x, 0x3c003c00u);
+#pragma unroll
+        for (int m = 0; m < shared; ++m) {
+          // Pairs i = 0, 1 lie in the first field of the chunk, 2 and 3 in the next one.
+          const int field = first_field(j, m) + (bits == 8 ? 0 : i / 2);
+          const int position = Codes::position(field, i % 2);
+          const float factor = 1.0f / static_cast<float>(1 << position);
+          query.scaled[tile][j][m][i] = pack_half2(f.x * factor, f.y * factor);
+          if constexpr (per_channel) {  // where the factor is one both are the same register
+            if (position == 0) query.scaled[tile][j][m][i] = query.plain[tile][j][i];
+          }
         }
+        if constexpr (!per_channel) partial[j / chunks_per_group] += f.x + f.y;
       }
     }
     if constexpr (!per_channel) {
@@ -142,6 +162,7 @@ struct AffineKeys {
         }
       }
     }
+    Codes codes[2][2];  // [token half, lane], of 3 bits
 #pragma unroll
     for (int j = 0; j < lane_chunks; ++j) {
       if constexpr (!per_channel) {
@@ -156,7 +177,7 @@ struct AffineKeys {
           }
         }
       }
-      std::uint32_t q[Tiles][4];
+      std::uint32_t q[Tiles][shared][4];
 #pragma unroll
       for (int p = 0; p < 2; ++p) {
         if constexpr (per_channel) {
@@ -166,20 +187,31 @@ struct AffineKeys {
                 static_cast<unsigned>(chunk(j, lane.t)) * 16u);
 #pragma unroll
             for (int n = 0; n < Tiles; ++n) {
-              q[n][0] = multiply_half2(query.scaled[n][j][0], scale.x);
-              q[n][1] = multiply_half2(query.scaled[n][j][1], scale.y);
-              q[n][2] = multiply_half2(query.scaled[n][j][2], scale.z);
-              q[n][3] = multiply_half2(query.scaled[n][j][3], scale.w);
+#pragma unroll
+              for (int m = 0; m < shared; ++m) {
+                q[n][m][0] = multiply_half2(query.scaled[n][j][m][0], scale.x);
+                q[n][m][1] = multiply_half2(query.scaled[n][j][m][1], scale.y);
+                q[n][m][2] = multiply_half2(query.scaled[n][j][m][2], scale.z);
+                q[n][m][3] = multiply_half2(query.scaled[n][j][m][3], scale.w);
+              }
             }
           }
         } else {
 #pragma unroll
           for (int n = 0; n < Tiles; ++n) {
 #pragma unroll
-            for (int i = 0; i < 4; ++i) q[n][i] = query.scaled[n][j][i];
+            for (int m = 0; m < shared; ++m) {
+#pragma unroll
+              for (int i = 0; i < 4; ++i) q[n][m][i] = query.scaled[n][j][m][i];
+            }
           }
         }
-        multiply_chunk(block, p, j, lane, q, products);
+        if constexpr (shared == 2) {
+          if (j % 2 == 0) load_pair(block, p, j, lane, codes[p]);
+          multiply_pair(codes[p], p, j, q, products);
+        } else {
+          multiply_chunk(block, p, j, lane, q, products);
+        }
       }
       if constexpr (!per_channel) {
         if ((j + 1) % chunks_per_group == 0) {
@@ -206,37 +238,81 @@ struct AffineKeys {
   /// products += codes of chunk j of the token half p, times q.
   __device__ __forceinline__ static void multiply_chunk(std::uint32_t block, int p, int j,
                                                         const Lane& lane,
-                                                        const std::uint32_t (&q)[Tiles][4],
+                                                        const std::uint32_t (&q)[Tiles][1][4],
                                                         float (&products)[Tiles][4][4]) {
-    constexpr int tile_bytes = vectors_per_tile(bits, Side::key, Width) * 64;
+    constexpr int tile_bytes = runs_per_lane(bits, Side::key, Width) * 64;
     const std::uint32_t tokens =
         block + static_cast<std::uint32_t>((2 * p + lane.g / 4) * tile_bytes + lane.g % 4 * 16);
     const int c = chunk(j, lane.t);
-    uint4 even, odd;  // words of four tokens that hold the chunk's even and odd field
-    int field = 0;
+    uint4 even, odd;  // words of four tokens that hold the chunk's first field and the next
     if constexpr (bits == 8) {
       even = load_shared_16(tokens + static_cast<unsigned>(c) * 128u);
       odd = load_shared_16(tokens + static_cast<unsigned>(c) * 128u + 64u);
     } else {
-      const int vector = bits == 2 ? c / 2 : c;
-      even = load_shared_16(tokens + static_cast<unsigned>(vector) * 64u);
+      even = load_shared_16(tokens + static_cast<unsigned>(two_chunks ? c / 2 : c) * 64u);
       odd = even;
-      field = bits == 2 ? j % 2 * 2 : 0;
     }
-    const int next = bits == 8 ? field : field + 1;
+    const int field = first_field(j, 0), next = bits == 8 ? field : field + 1;
     const std::uint32_t e[4] = {even.x, even.y, even.z, even.w};
     const std::uint32_t o[4] = {odd.x, odd.y, odd.z, odd.w};
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
-      const std::uint32_t e0 = e[2 * m], e1 = e[2 * m + 1], o0 = o[2 * m], o1 = o[2 * m + 1];
-      const std::uint32_t a[8] = {code_pair<bits>(e0, field),      code_pair<bits>(e1, field),
-                                  code_pair<bits>(o0, next),       code_pair<bits>(o1, next),
-                                  code_pair<bits>(e0 >> 8, field), code_pair<bits>(e1 >> 8, field),
-                                  code_pair<bits>(o0 >> 8, next),  code_pair<bits>(o1 >> 8, next)};
+      Codes first[2], second[2];
 #pragma unroll
-      for (int n = 0; n < Tiles; ++n) {
-        multiply_add(products[n][2 * p + m], a[0], a[1], a[2], a[3], q[n][0], q[n][2]);
-        multiply_add(products[n][2 * p + m], a[4], a[5], a[6], a[7], q[n][1], q[n][3]);
+      for (int i = 0; i < 2; ++i) {
+        first[i].set(0, e[2 * m + i]);
+        second[i].set(0, o[2 * m + i]);
+      }
+      multiply_rows(first, second, field, next, 2 * p + m, 0, q, products);
+    }
+  }
+
+  /// Words of two neighbouring tokens, and of those 16 on, that hold chunks j and j + 1.
+  __device__ __forceinline__ static void load_pair(std::uint32_t block, int p, int j,
+                                                   const Lane& lane, Codes (&codes)[2]) {
+    const int run = chunk(j, lane.t) / 2;
+    const std::uint32_t tokens =
+        block + static_cast<std::uint32_t>(bundle_vector(bits, Side::key, Width, 2 * p, run) * 64 +
+                                           lane.g * 8);
+#pragma unroll
+    for (int v = 0; v < Codes::words; ++v) {
+      const uint2 x = load_shared_8(tokens + static_cast<unsigned>(v) * 64u);
+      codes[0].set(v, x.x);
+      codes[1].set(v, x.y);
+    }
+  }
+
+  __device__ __forceinline__ static void multiply_pair(const Codes (&codes)[2], int p, int j,
+                                                       const std::uint32_t (&q)[Tiles][shared][4],
+                                                       float (&products)[Tiles][4][4]) {
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      const int field = first_field(j, m);
+      multiply_rows(codes, codes, field, field + 1, 2 * p + m, m, q, products);
+    }
+  }
+
+  /// products of m-tile `tile` += `field` of two tokens' words `first` and `next` of `second`,
+  /// times the queries for tile `m` of those that share words.
+  __device__ __forceinline__ static void multiply_rows(const Codes (&first)[2],
+                                                       const Codes (&second)[2], int field,
+                                                       int next, int tile, int m,
+                                                       const std::uint32_t (&q)[Tiles][shared][4],
+                                                       float (&products)[Tiles][4][4]) {
+    std::uint32_t a[2][4];
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      a[half][0] = first[0].pair(field, half);
+      a[half][1] = first[1].pair(field, half);
+      a[half][2] = second[0].pair(next, half);
+      a[half][3] = second[1].pair(next, half);
+    }
+#pragma unroll
+    for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        multiply_add(products[n][tile], a[half][0], a[half][1], a[half][2], a[half][3],
+                     q[n][m][half], q[n][m][2 + half]);
       }
     }
   }
@@ -281,6 +357,18 @@ struct AffineKeys {
     }
   }
 
+  /// Numbers of the lane's four tokens of half `p`, in the order of m-tiles and rows.
+  __device__ __forceinline__ static uint2 load_four(std::uint32_t numbers, int group, int p,
+                                                    const Lane& lane) {
+    const std::uint32_t half = numbers + static_cast<std::uint32_t>((group * 64 + 32 * p) * 2);
+    if constexpr (shared == 2) {
+      const std::uint32_t at = half + static_cast<std::uint32_t>(lane.g) * 4u;
+      return {load_shared_4(at), load_shared_4(at + 32u)};
+    } else {
+      return load_shared_8(half + static_cast<std::uint32_t>(lane.g) * 8u);
+    }
+  }
+
   /// s += scale of each token * (products - centre * sum of q), and its minimum * sum of q.
   __device__ __forceinline__ static void add_scaled(std::uint32_t block, int group,
                                                     const Query& query,
@@ -294,14 +382,13 @@ struct AffineKeys {
         static_cast<std::uint32_t>(record.sections[format.has_min ? 2 : 1].offset_bytes);
 #pragma unroll
     for (int p = 0; p < 2; ++p) {
-      const auto at = static_cast<std::uint32_t>((group * 64 + 32 * p + 4 * lane.g) * 2);
-      const uint2 raw = load_shared_8(block + scales + at);
+      const uint2 raw = load_four(block + scales, group, p, lane);
       const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&raw.x));
       const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&raw.y));
       const float scale[4] = {low.x, low.y, high.x, high.y};
       float minimum[4] = {};
       if constexpr (format.has_min) {
-        const uint2 rest = load_shared_8(block + minima + at);
+        const uint2 rest = load_four(block + minima, group, p, lane);
         const float2 l = __half22float2(*reinterpret_cast<const __half2*>(&rest.x));
         const float2 h = __half22float2(*reinterpret_cast<const __half2*>(&rest.y));
         minimum[0] = l.x;

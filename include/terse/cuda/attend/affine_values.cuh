@@ -5,14 +5,15 @@
 /// for the softmax denominator, are one more A tile.
 ///
 /// A lane reads four neighbouring channels of a token word with one 16-byte load, so row g of
-/// m-tile 2p + m is channel 32p + 4g + 2m, and row g + 8 the one after it.
+/// m-tile 2p + m is channel 32p + 4g + 2m, and row g + 8 the one after it. Of 3-bit codes, whose
+/// words hold those of channels 16 apart, it reads two neighbours: row g is channel 32p + 16m + 2g.
 #pragma once
 
 #include <cstdint>
 #include <cuda_fp16.h>
 
 #include "terse/config.hpp"
-#include "terse/cuda/attend/affine_keys.cuh"
+#include "terse/cuda/attend/code_fields.cuh"
 #include "terse/cuda/warp/operands.cuh"
 #include "terse/quant/affine_group.hpp"
 
@@ -25,7 +26,10 @@ template <class Codec, int Width, int Tiles>
 struct AffineValues {
   static constexpr AffineFormat format = Codec::affine_format;
   static constexpr int bits = format.bits;
-  static constexpr int fields = 8 / bits;
+  using Codes = LaneCodes<bits>;
+  static constexpr int fields = codes_per_lane(bits) / 4;
+  /// Tiles of 16 channels whose codes share words, at other positions.
+  static constexpr int shared = tiles_per_bundle(bits);
   static constexpr int groups = affine_groups(format, Width);
   static constexpr int group_channels = format.group == 0 ? Width : format.group;
   static constexpr int pairs = ceil_div(Width, 32);
@@ -42,7 +46,8 @@ struct AffineValues {
   };
 
   __device__ static constexpr int channel(int row_tile, int half, int g) {
-    return 32 * (row_tile / 2) + 4 * g + 2 * (row_tile % 2) + half;
+    const int pair = 32 * (row_tile / 2), m = row_tile % 2;
+    return shared == 2 ? pair + 16 * m + 2 * g + half : pair + 4 * g + 2 * m + half;
   }
 
   __device__ __forceinline__ static void scale(Sums& sums, int n, float c0, float c1) {
@@ -71,7 +76,8 @@ struct AffineValues {
     const std::uint32_t corrections =
         (lane.g < groups ? block + minima + static_cast<unsigned>(lane.g) * 128u : ones) +
         static_cast<unsigned>(lane.t) * 8u;
-    std::uint32_t weighted[Tiles][4][2];  // [step, {lo, hi}], times the fields' powers of two
+    // [step, sharing tile, {lo, hi}], times the fields' powers of two
+    std::uint32_t weighted[Tiles][4][shared][2];
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
       const uint2 x = load_shared_8(corrections + static_cast<unsigned>(pair) * 64u);
@@ -83,17 +89,22 @@ struct AffineValues {
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
           const int step = 2 * pair + i;
-          // 2^(-bits * field): the field's codes come out that much too large.
-          const int field = step % fields;
-          const std::uint32_t half_bits = static_cast<std::uint32_t>(15 - bits * field) << 10;
-          const std::uint32_t factor = half_bits | half_bits << 16;
-          weighted[n][step][0] = field == 0 ? p[n][pair][i] : multiply_half2(p[n][pair][i], factor);
-          weighted[n][step][1] =
-              field == 0 ? p[n][pair][2 + i] : multiply_half2(p[n][pair][2 + i], factor);
+#pragma unroll
+          for (int m = 0; m < shared; ++m) {
+#pragma unroll
+            for (int half = 0; half < 2; ++half) {
+              // 2^-position: the field's codes come out that much too large.
+              const int position = Codes::position(field_of<bits>(m, step % fields), half);
+              const std::uint32_t half_bits = static_cast<std::uint32_t>(15 - position) << 10;
+              const std::uint32_t x = p[n][pair][2 * half + i];
+              weighted[n][step][m][half] =
+                  position == 0 ? x : multiply_half2(x, half_bits | half_bits << 16);
+            }
+          }
         }
       }
     }
-    std::uint32_t b[Tiles][4][2];
+    std::uint32_t b[Tiles][4][shared][2];
 #pragma unroll
     for (int pair = 0; pair < pairs; ++pair) {
       if (pair * 32 % group_channels == 0) {
@@ -105,12 +116,19 @@ struct AffineValues {
                             static_cast<unsigned>(lane.t) * 8u);
 #pragma unroll
           for (int n = 0; n < Tiles; ++n) {
-            b[n][step][0] = multiply_half2(weighted[n][step][0], scale_pair.x);
-            b[n][step][1] = multiply_half2(weighted[n][step][1], scale_pair.y);
+#pragma unroll
+            for (int m = 0; m < shared; ++m) {
+              b[n][step][m][0] = multiply_half2(weighted[n][step][m][0], scale_pair.x);
+              b[n][step][m][1] = multiply_half2(weighted[n][step][m][1], scale_pair.y);
+            }
           }
         }
       }
-      multiply_channels(block, pair, lane, b, sums);
+      if constexpr (shared == 2) {
+        multiply_pair(block, pair, lane, b, sums);
+      } else {
+        multiply_channels(block, pair, lane, b, sums);
+      }
     }
   }
 
@@ -145,9 +163,9 @@ struct AffineValues {
   /// Channels 32 * pair and on; tokens of all four steps.
   __device__ __forceinline__ static void multiply_channels(std::uint32_t block, int pair,
                                                            const Lane& lane,
-                                                           const std::uint32_t (&b)[Tiles][4][2],
+                                                           const std::uint32_t (&b)[Tiles][4][1][2],
                                                            Sums& sums) {
-    constexpr int tile_bytes = vectors_per_tile(bits, Side::value, Width) * 64;
+    constexpr int tile_bytes = runs_per_lane(bits, Side::value, Width) * 64;
     constexpr int channel_tiles = Width / 16;
     int tile = 2 * pair + lane.g / 4;
     if (Width % 32 != 0 && tile >= channel_tiles) tile = channel_tiles - 1;
@@ -162,16 +180,54 @@ struct AffineValues {
         const int step = word * fields + field;
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-          const std::uint32_t a0 = code_pair<bits>(w[2 * m], field);
-          const std::uint32_t a1 = code_pair<bits>(w[2 * m + 1], field);
-          const std::uint32_t a2 = code_pair<bits>(w[2 * m] >> 8, field);
-          const std::uint32_t a3 = code_pair<bits>(w[2 * m + 1] >> 8, field);
-#pragma unroll
-          for (int n = 0; n < Tiles; ++n) {
-            multiply_add(sums.codes[n][2 * pair + m], a0, a1, a2, a3, b[n][step][0], b[n][step][1]);
-          }
+          Codes codes[2];
+          codes[0].set(0, w[2 * m]);
+          codes[1].set(0, w[2 * m + 1]);
+          multiply_rows(codes, field, 2 * pair + m, step, 0, b, sums);
         }
       }
+    }
+  }
+
+  /// The same from words that hold two channels 16 apart. A last tile without a partner has no
+  /// third word.
+  __device__ __forceinline__ static void multiply_pair(
+      std::uint32_t block, int pair, const Lane& lane,
+      const std::uint32_t (&b)[Tiles][4][shared][2], Sums& sums) {
+    const int vectors = vectors_per_run(bits, Side::value, Width, 2 * pair);
+    const std::uint32_t channels =
+        block +
+        static_cast<std::uint32_t>(bundle_vector(bits, Side::value, Width, 2 * pair, 0) * 64 +
+                                   lane.t * vectors * 64 + lane.g * 8);
+    Codes codes[2];
+#pragma unroll
+    for (int v = 0; v < Codes::words; ++v) {
+      if (v >= vectors) continue;
+      const uint2 x = load_shared_8(channels + static_cast<unsigned>(v) * 64u);
+      codes[0].set(v, x.x);
+      codes[1].set(v, x.y);
+    }
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      if (32 * pair + 16 * m >= Width) continue;
+#pragma unroll
+      for (int step = 0; step < fields; ++step) {
+        multiply_rows(codes, field_of<bits>(m, step), 2 * pair + m, step, m, b, sums);
+      }
+    }
+  }
+
+  /// Sums of a row tile += a field of two channels' words times the probabilities of a step for
+  /// tile `m` of those that share words.
+  __device__ __forceinline__ static void multiply_rows(
+      const Codes (&codes)[2], int field, int row_tile, int step, int m,
+      const std::uint32_t (&b)[Tiles][4][shared][2], Sums& sums) {
+    const std::uint32_t a[4] = {codes[0].pair(field, 0), codes[1].pair(field, 0),
+                                codes[0].pair(field, 1), codes[1].pair(field, 1)};
+#pragma unroll
+    for (int n = 0; n < Tiles; ++n) {
+      multiply_add(sums.codes[n][row_tile], a[0], a[1], a[2], a[3], b[n][step][m][0],
+                   b[n][step][m][1]);
     }
   }
 };

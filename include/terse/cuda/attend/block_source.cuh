@@ -45,10 +45,12 @@ consteval const char* reader_name() {
     constexpr AffineFormat f = Codec::affine_format;
     if (f.granularity == Granularity::per_channel) {
       return f.bits == 2   ? "affine_2_bit_per_channel"
+             : f.bits == 3 ? "affine_3_bit_per_channel"
              : f.bits == 4 ? "affine_4_bit_per_channel"
                            : "affine_8_bit_per_channel";
     }
     return f.bits == 2   ? "affine_2_bit_per_token"
+           : f.bits == 3 ? "affine_3_bit_per_token"
            : f.bits == 4 ? "affine_4_bit_per_token"
                          : "affine_8_bit_per_token";
   } else if constexpr (PlainCodec<Codec>) {

@@ -33,7 +33,7 @@ static __device__ void copy_together(std::byte* to, const std::byte* from, std::
   }
 }
 
-/// Codes by stored words, a thread a word; parameters by numbers. By all threads.
+/// Codes by bundles of stored words, a thread a bundle; parameters by numbers. By all threads.
 template <class C, Side S>
 __device__ void copy_affine(const CodecContext& context, std::size_t offset,
                             const GatheredTokens& tokens, std::byte* to) {
@@ -43,29 +43,33 @@ __device__ void copy_affine(const CodecContext& context, std::size_t offset,
   const auto thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
   auto* words = reinterpret_cast<std::uint32_t*>(to);
 #pragma unroll 4
-  for (int word = thread; word < code_words<bits>(S, width); word += threads) {
-    std::uint32_t codes = 0;
-    if constexpr (S == Side::key) {
+  for (int bundle = thread; bundle < code_bundles<bits>(S, width); bundle += threads) {
+    std::uint32_t codes[words_per_bundle(bits)] = {};
+    if constexpr (S == Side::key && tiles_per_bundle(bits) == 1) {
       // All codes of a word are those of one token, and so they are where it comes from.
-      const int vector = word / 16, tile = vectors_per_tile(bits, S, width);
-      const int place = vector / tile * 16 + word % 16;
+      const int vector = bundle / 16, runs = runs_per_lane(bits, S, width);
+      const int place = vector / runs * 16 + bundle % 16;
       if (tokens.is_used(place)) {
         const int token = tokens.block_token[place];
-        const int source = (token / 16 * tile + vector % tile) * 16 + token % 16;
-        codes = reinterpret_cast<const std::uint32_t*>(tokens.block[place] + offset)[source];
+        const int source = (token / 16 * runs + vector % runs) * 16 + token % 16;
+        codes[0] = reinterpret_cast<const std::uint32_t*>(tokens.block[place] + offset)[source];
       }
     } else {
 #pragma unroll
-      for (int k = 0; k < codes_per_lane(bits); ++k) {
-        const WordCode code = word_code<bits>(S, width, word, k);
+      for (int k = 0; k < codes_per_bundle(bits); ++k) {
+        const BundleCode code = bundle_code<bits>(S, width, bundle, k);
         if (code.channel >= width || !tokens.is_used(code.token)) continue;
-        codes |= load_code<bits>(
-                     tokens.block[code.token] + offset,
-                     code_place<bits>(S, width, tokens.block_token[code.token], code.channel))
-                 << code.shift;
+        add_code<bits>(codes, code.field,
+                       load_code<bits>(tokens.block[code.token] + offset,
+                                       code_place<bits>(S, width, tokens.block_token[code.token],
+                                                        code.channel)));
       }
     }
-    words[word] = codes;
+    const BundleWords own = bundle_words<bits>(S, width, bundle);
+#pragma unroll
+    for (int v = 0; v < words_per_bundle(bits); ++v) {
+      if (v < own.count) words[own.first + v * 16] = codes[v];
+    }
   }
   const Record record = C::record(S, width);
   const int params = affine_groups(format, width) * block_tokens;

@@ -105,6 +105,12 @@ __device__ __forceinline__ uint2 load_shared_8(std::uint32_t address) {
   return r;
 }
 
+__device__ __forceinline__ std::uint32_t load_shared_4(std::uint32_t address) {
+  std::uint32_t r;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(r) : "r"(address));
+  return r;
+}
+
 __device__ __forceinline__ void store_shared_4(std::uint32_t address, std::uint32_t value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
 }

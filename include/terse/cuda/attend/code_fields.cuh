@@ -1,0 +1,61 @@
+/// Codes of a lane's stored words as halves of tensor-core operands: masked in place, two
+/// neighbours at a time.
+///
+/// A pair of codes 16 bits apart are two fp16 numbers, each code * 2^(position - 24): subnormal, or
+/// of the smallest exponent, which counts in the same steps. So codes may reach up to bit 10 of
+/// their halves. The other operand takes the power of two.
+#pragma once
+
+#include <cstdint>
+
+#include "terse/config.hpp"
+#include "terse/quant/codes.hpp"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+namespace cuda {
+namespace detail {
+
+/// Words of one lane of a bundle.
+template <int Bits>
+struct LaneCodes {
+  static constexpr int words = words_per_bundle(Bits);
+  /// How far codes move down whose byte is the upper one of a half. Of 3 bits, what also brings the
+  /// upper part of a code that lies across bytes next to its lower part.
+  static constexpr int move = Bits == 3 ? 5 : 8;
+
+  std::uint32_t low[words];
+  std::uint32_t moved[words];
+
+  TERSE_HOST_DEVICE void set(int vector, std::uint32_t word) noexcept {
+    low[vector] = word;
+    moved[vector] = word >> move;
+  }
+
+  /// Neighbours 0 and 1 (`half` 0) or 2 and 3 (1) of a field of code_field.
+  [[nodiscard]] TERSE_HOST_DEVICE std::uint32_t pair(int field, int half) const noexcept {
+    const CodeField f = code_field<Bits>(field);
+    const auto mask = [&](unsigned bits, int at) { return ((1u << bits) - 1u) * 0x10001u << at; };
+    const std::uint32_t word = half == 0 || splits(field) ? low[f.vector] : moved[f.vector];
+    const std::uint32_t lower = word & mask(f.lower_bits, position(field, half));
+    if (!splits(field)) return lower;
+    return lower | (moved[f.upper_vector] &
+                    mask(Bits - f.lower_bits, static_cast<int>(f.lower_bits) + 8 * half));
+  }
+
+  /// Lowest bit of the pair's codes in their halves.
+  [[nodiscard]] TERSE_HOST_DEVICE static constexpr int position(int field, int half) noexcept {
+    return splits(field) ? 8 * half
+                         : static_cast<int>(code_field<Bits>(field).shift) + (8 - move) * half;
+  }
+
+ private:
+  [[nodiscard]] TERSE_HOST_DEVICE static constexpr bool splits(int field) noexcept {
+    return code_field<Bits>(field).lower_bits != Bits;
+  }
+};
+
+}  // namespace detail
+}  // namespace cuda
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
