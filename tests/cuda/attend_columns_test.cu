@@ -15,7 +15,7 @@ using Dims = cuda::HeadDims<64>;
 }  // namespace
 
 TEMPLATE_TEST_CASE("column sums of every reader on the device", "[cuda][attend]", Identity, Fp8,
-                   Int8, Int4Rotated, Kivi2, UserCodec) {
+                   Int8, Int4Rotated, Kivi2, Kivi3, UserCodec) {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   for (const int head_dim : {64, 128}) {
     for (const int group : {1, 4, 12}) {

@@ -30,10 +30,20 @@ struct Step {
           static_cast<int>(host_parts.size()),
           HeadRows::dense(queries.as<float>(), Scalar::f32, 8, 64)};
     out = {MutableHeadRows::dense(output.as<float>(), Scalar::f32, 8, 64)};
-    workspace = DeviceBytes(*cuda::attend_workspace_bytes(view, in));
-    REQUIRE(cuda::clear_workspace(workspace.span(), nullptr).ok());
+    needed = *cuda::attend_workspace_bytes(view, in);
+    workspace = DeviceBytes(needed + guard_bytes);
+    REQUIRE(cudaMemset(workspace.as<std::byte>(), 0x5a, needed + guard_bytes) == cudaSuccess);
+    REQUIRE(cuda::clear_workspace(lent(), nullptr).ok());
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
   }
+  /// What the call may use; the bytes behind it are to stay as they are.
+  [[nodiscard]] Span<std::byte> lent() const { return {workspace.as<std::byte>(), needed}; }
+  [[nodiscard]] bool guard_is_whole() const {
+    const auto bytes = workspace.to_host<std::uint8_t>();
+    return std::all_of(bytes.end() - guard_bytes, bytes.end(), [](int x) { return x == 0x5a; });
+  }
+  static constexpr int guard_bytes = 8192;
+  std::size_t needed = 0;
 };
 
 std::vector<float> queries_of(const D& d, const std::vector<StepPart>& parts) {
@@ -64,9 +74,9 @@ struct TwoRows {
   /// Of the parts as they are now, with the queries of before.
   [[nodiscard]] std::vector<float> attend() const {
     Step step(d, parts, queries);
-    REQUIRE(
-        cuda::attend<Dims>(step.view, step.in, step.out, step.workspace.span(), {}, nullptr).ok());
+    REQUIRE(cuda::attend<Dims>(step.view, step.in, step.out, step.lent(), {}, nullptr).ok());
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(step.guard_is_whole());
     return step.output.to_host<float>();
   }
 };
@@ -101,7 +111,7 @@ TEST_CASE("a captured launch serves the lengths it finds", "[cuda][graph]") {
   cudaGraphExec_t replayable;
   REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
   REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeGlobal) == cudaSuccess);
-  REQUIRE(cuda::attend<Dims>(step.view, step.in, step.out, step.workspace.span(), {}, stream).ok());
+  REQUIRE(cuda::attend<Dims>(step.view, step.in, step.out, step.lent(), {}, stream).ok());
   REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
   REQUIRE(cudaGraphInstantiate(&replayable, graph, 0) == cudaSuccess);
 
@@ -155,10 +165,9 @@ TEST_CASE("calls of different shapes take turns with one workspace", "[cuda][gra
   const Attended slow = run_attend(d.cache.layer(0), {parts.data(), parts.size()},
                                    queries_of(d, parts), Path::oracle);
   for (int turn = 0; turn < 3; ++turn) {
-    REQUIRE(cuda::attend<Dims>(step.view, one, step.out, step.workspace.span(), {}, nullptr).ok());
+    REQUIRE(cuda::attend<Dims>(step.view, one, step.out, step.lent(), {}, nullptr).ok());
     REQUIRE(cudaMemset(step.output.as<float>(), 0xff, step.output.span().size()) == cudaSuccess);
-    REQUIRE(
-        cuda::attend<Dims>(step.view, step.in, step.out, step.workspace.span(), {}, nullptr).ok());
+    REQUIRE(cuda::attend<Dims>(step.view, step.in, step.out, step.lent(), {}, nullptr).ok());
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
     CHECK(relative_l2(step.output.to_host<float>(), slow.output) < device_tolerance);
   }
@@ -183,7 +192,7 @@ TEST_CASE("what the host can see is refused on the host", "[cuda][graph]") {
                           Span<std::byte> workspace, const AttendParams& params) {
     return cuda::attend<Dims>(step.view, in, out, workspace, params, nullptr).code;
   };
-  const auto space = step.workspace.span();
+  const auto space = step.lent();
   cuda::AttendInputs in = step.in;
   in.parts = nullptr;
   CHECK(attend(in, step.out, space, {}) == StatusCode::null_pointer);

@@ -72,13 +72,13 @@ struct Query {
 
   template <class Ref>
   Query(const Ref& view, const std::vector<StepPart>& host_parts, std::uint64_t seed)
-      : queries(Random(seed).normals(host_parts.size() * query_heads * dim)),
+      : queries(Random(seed).normals(rows_of(host_parts) * query_heads * dim)),
         parts(DeviceBytes::copy_of(host_parts.data(), host_parts.size())),
         query_bytes(DeviceBytes::copy_of(queries.data(), queries.size())),
         output(queries.size() * sizeof(float)),
-        lse(host_parts.size() * query_heads * sizeof(float)) {
-    const auto rows = static_cast<int>(host_parts.size());
-    in = {parts.as<StepPart>(), rows, rows,
+        lse(rows_of(host_parts) * query_heads * sizeof(float)) {
+    in = {parts.as<StepPart>(), static_cast<int>(host_parts.size()),
+          static_cast<int>(rows_of(host_parts)),
           HeadRows::dense(query_bytes.as<float>(), Scalar::f32, query_heads, dim)};
     out = {MutableHeadRows::dense(output.as<float>(), Scalar::f32, query_heads, dim),
            lse.as<float>()};
@@ -89,6 +89,13 @@ struct Query {
   template <class Ref>
   Status launch(const Ref& view, cudaStream_t stream) const {
     return cuda::attend<Dims>(view, in, out, workspace.span(), {}, stream);
+  }
+
+ private:
+  static std::size_t rows_of(const std::vector<StepPart>& parts) {
+    std::size_t rows = 0;
+    for (const StepPart& part : parts) rows += static_cast<std::size_t>(part.tokens);
+    return rows;
   }
 };
 

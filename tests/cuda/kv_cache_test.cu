@@ -25,26 +25,28 @@ TEMPLATE_TEST_CASE("attention over what the device has appended", "[cuda][kv_cac
   check_attention(pair, {{c, 1}, {a, 1}, {b, 1}});
 }
 
-TEST_CASE("attention that divides its work while the append in front ends", "[cuda][kv_cache]") {
+TEMPLATE_TEST_CASE("attention that begins while the append in front ends", "[cuda][kv_cache]",
+                   Kivi2, Int8) {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  Pair<Kivi2> pair(1);
+  Pair<TestType> pair(1);
   const SequenceId a = pair.create(), b = pair.create();
   pair.fill(a, 500, 128);
   pair.fill(b, 60, 60);
-  const std::vector<StepPart> parts{{a, 1}, {b, 1}};
-  for (int i = 0; i < 80; ++i) {  // some of them seal
-    const TwinInputs in(pair.random, pair.shape(0), 2, Scalar::f16);
+  for (int i = 0; i < 80; ++i) {  // some of them seal, and begin blocks
+    const int rows = i % 2 == 0 ? 1 : 3;
+    const std::vector<StepPart> parts{{a, rows}, {b, rows}};
+    const TwinInputs in(pair.random, pair.shape(0), 2 * rows, Scalar::f16);
     Query query(pair.device.layer(0), parts, 5);
     REQUIRE(pair.device.begin_step(parts, nullptr).ok());
     query.in.lengths_are_settled = true;
     REQUIRE(pair.device.append(0, in.on_device(), nullptr).ok());
     REQUIRE(query.launch(pair.device.layer(0), nullptr).ok());
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
-    const std::vector<float> early = query.output.to_host<float>();
+    const std::vector<float> early = query.output.template to_host<float>();
     query.in.lengths_are_settled = false;
     REQUIRE(query.launch(pair.device.layer(0), nullptr).ok());
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
-    REQUIRE(query.output.to_host<float>() == early);
+    REQUIRE(query.output.template to_host<float>() == early);
     REQUIRE(pair.device.commit_step(nullptr).ok());
   }
 }

@@ -129,8 +129,9 @@ TERSE_HOST_DEVICE constexpr CodePlace code_place(Side side, int width, int token
   const int tile = lane / 16;
   const CodeField field =
       code_field<Bits>(field_of<Bits>(tile, (is_key ? channel / 4 : token / 16) % fields));
-  const auto first = static_cast<std::size_t>(bundle_vector(Bits, side, width, tile, run) * 64 +
-                                              lane % 16 * 4 + lane_byte(along % 4));
+  const int first_byte =
+      bundle_vector(Bits, side, width, tile, run) * 64 + lane % 16 * 4 + lane_byte(along % 4);
+  const auto first = static_cast<std::size_t>(first_byte);
   return {first + static_cast<std::size_t>(field.vector) * 64, field.shift, field.lower_bits,
           first + static_cast<std::size_t>(field.upper_vector) * 64, field.upper_shift};
 }

@@ -30,8 +30,10 @@ struct AffineTokenOrder {
     return 32 * (tile / 2) + 4 * g + 2 * (tile % 2) + half;
   }
   /// Row of the probability exchange in which (tile, half, g) lies, and its inverse.
+  /// Lane groups lie in an 8-row tile of the exchange in the order g ^ swizzle.
+  __device__ static constexpr int swizzle(int, int half) { return 4 * half; }
   __device__ static constexpr int row(int tile, int half, int g) {
-    return (tile * 2 + half) * 8 + (g ^ (4 * half));
+    return (tile * 2 + half) * 8 + (g ^ swizzle(tile, half));
   }
   __device__ static constexpr int row_of_token(int token) {
     return row(token / 32 * 2 + token / 2 % 2, token % 2, token / 4 % 8);
@@ -43,8 +45,9 @@ struct PairedTokenOrder {
   __device__ static constexpr int token(int tile, int half, int g) {
     return 16 * tile + 2 * g + half;
   }
+  __device__ static constexpr int swizzle(int, int half) { return half; }
   __device__ static constexpr int row(int tile, int half, int g) {
-    return (tile * 2 + half) * 8 + (g ^ half);
+    return (tile * 2 + half) * 8 + (g ^ swizzle(tile, half));
   }
   __device__ static constexpr int row_of_token(int token) {
     return row(token / 16, token % 2, token / 2 % 8);
@@ -61,11 +64,13 @@ struct AffineKeys {
   static constexpr int shared = tiles_per_bundle(bits);
   /// Chunks of eight channels in a run of a lane: two of 2 and 3 bits, else one, or half of one.
   static constexpr bool two_chunks = codes_per_lane(bits) == 16;
-  static constexpr float code_unit = 16777216.0f;  ///< undoes the exponent of subnormal codes
+  static constexpr float code_unit = 16777216.0f;  ///< undoes the exponent of codes
   /// Eight-channel chunks of a lane, in stored order.
   static constexpr int chunks = Width / 8;
   static constexpr int lane_chunks =
       two_chunks ? ceil_div(ceil_div(chunks, 2), 4) * 2 : ceil_div(chunks, 4);
+  /// Whether all lanes have as many chunks.
+  static constexpr bool even_chunks = chunks % (two_chunks ? 8 : 4) == 0;
   static constexpr int groups = affine_groups(format, Width);
   static constexpr int chunks_per_group = per_channel ? lane_chunks : lane_chunks / groups;
   static constexpr bool supported =
@@ -79,6 +84,7 @@ struct AffineKeys {
     std::uint32_t scaled[Tiles][lane_chunks][shared][4];  // times the fields' powers of two
     std::uint32_t plain[Tiles][per_channel ? lane_chunks : 1][4];
     float sums[Tiles][per_channel ? 1 : groups][2];  // over the channels of a scale group
+    std::uint32_t codes_at, params_at;  // where the lane's codes, scales and minima begin
   };
 
   /// Chunk `j` of a lane, clamped to the stored ones.
@@ -95,9 +101,35 @@ struct AffineKeys {
     return field_of<bits>(m, two_chunks ? j % 2 * 2 : 0);
   }
 
+  /// Bytes to the lane's tokens, in the first 16 or 32 of a block.
+  __device__ __forceinline__ static int token_offset(int g) {
+    constexpr int tile_bytes = runs_per_lane(bits, Side::key, Width) * 64;
+    return shared == 2 ? g * 8 : g / 4 * tile_bytes + g % 4 * 16;
+  }
+  /// Bytes from a token's codes to those of chunk `j`, and from a group's parameters to its.
+  __device__ __forceinline__ static int code_offset(int j, int t) {
+    const int c = chunk(j, t), run = two_chunks ? c / 2 : c;
+    return shared == 2 ? bundle_vector(bits, Side::key, Width, 0, run) * 64
+                       : run * (bits == 8 ? 128 : 64);
+  }
+  __device__ __forceinline__ static int param_offset(int j, int t) { return chunk(j, t) * 16; }
+  /// The same from chunk 0 on, which is the same for all lanes where all have as many chunks.
+  __device__ __forceinline__ static std::uint32_t code_step(int j, int t) {
+    const int lane_t = even_chunks ? 0 : t;
+    return static_cast<std::uint32_t>(code_offset(j, lane_t) - code_offset(0, lane_t));
+  }
+  __device__ __forceinline__ static std::uint32_t param_step(int j, int t) {
+    const int lane_t = even_chunks ? 0 : t;
+    return static_cast<std::uint32_t>(param_offset(j, lane_t) - param_offset(0, lane_t));
+  }
+
   /// Takes the operands of one n-tile from `q [8, stride]` fp16.
   __device__ static void load_query(Query& query, int tile, const __half* q, int stride) {
     const Lane lane = this_lane();
+    query.codes_at =
+        pinned(static_cast<std::uint32_t>(token_offset(lane.g) + code_offset(0, lane.t)));
+    query.params_at = pinned(static_cast<std::uint32_t>(
+        per_channel ? param_offset(0, lane.t) : lane.g * (shared == 2 ? 4 : 8)));
     const std::uint32_t* row = reinterpret_cast<const std::uint32_t*>(q + lane.g * stride);
     float partial[per_channel ? 1 : groups] = {};
 #pragma unroll
@@ -146,10 +178,11 @@ struct AffineKeys {
     constexpr auto minima =
         static_cast<std::uint32_t>(record.sections[format.has_min ? 2 : 1].offset_bytes);
 
+    const std::uint32_t codes_at = block + query.codes_at, params = block + query.params_at;
     float products[Tiles][4][4];
     float offsets[Tiles][2][2];  // [tile, token group of 32, column]
     if constexpr (per_channel) {
-      add_minima(block + minima, query, norm, base, offsets);
+      add_minima(params + minima, query, norm, base, offsets);
     }
 #pragma unroll
     for (int n = 0; n < Tiles; ++n) {
@@ -183,8 +216,8 @@ struct AffineKeys {
         if constexpr (per_channel) {
           if (p == 0 || format.group == 32) {
             const uint4 scale = load_shared_16(
-                block + scales + static_cast<unsigned>(p * 32 / format.group * Width * 2) +
-                static_cast<unsigned>(chunk(j, lane.t)) * 16u);
+                params + scales + static_cast<unsigned>(p * 32 / format.group * Width * 2) +
+                param_step(j, lane.t));
 #pragma unroll
             for (int n = 0; n < Tiles; ++n) {
 #pragma unroll
@@ -207,15 +240,15 @@ struct AffineKeys {
           }
         }
         if constexpr (shared == 2) {
-          if (j % 2 == 0) load_pair(block, p, j, lane, codes[p]);
+          if (j % 2 == 0) load_pair(codes_at + code_step(j, lane.t), p, codes[p]);
           multiply_pair(codes[p], p, j, q, products);
         } else {
-          multiply_chunk(block, p, j, lane, q, products);
+          multiply_chunk(codes_at + code_step(j, lane.t), p, j, q, products);
         }
       }
       if constexpr (!per_channel) {
         if ((j + 1) % chunks_per_group == 0) {
-          add_scaled(block, j / chunks_per_group, query, norm, products, s);
+          add_scaled(params, j / chunks_per_group, query, norm, products, s);
         }
       }
     }
@@ -235,23 +268,16 @@ struct AffineKeys {
   }
 
  private:
-  /// products += codes of chunk j of the token half p, times q.
-  __device__ __forceinline__ static void multiply_chunk(std::uint32_t block, int p, int j,
-                                                        const Lane& lane,
+  /// products += codes of chunk j, which lie at `at`, of the token half p, times q.
+  __device__ __forceinline__ static void multiply_chunk(std::uint32_t at, int p, int j,
                                                         const std::uint32_t (&q)[Tiles][1][4],
                                                         float (&products)[Tiles][4][4]) {
     constexpr int tile_bytes = runs_per_lane(bits, Side::key, Width) * 64;
-    const std::uint32_t tokens =
-        block + static_cast<std::uint32_t>((2 * p + lane.g / 4) * tile_bytes + lane.g % 4 * 16);
-    const int c = chunk(j, lane.t);
-    uint4 even, odd;  // words of four tokens that hold the chunk's first field and the next
-    if constexpr (bits == 8) {
-      even = load_shared_16(tokens + static_cast<unsigned>(c) * 128u);
-      odd = load_shared_16(tokens + static_cast<unsigned>(c) * 128u + 64u);
-    } else {
-      even = load_shared_16(tokens + static_cast<unsigned>(two_chunks ? c / 2 : c) * 64u);
-      odd = even;
-    }
+    const std::uint32_t tokens = at + static_cast<std::uint32_t>(2 * p * tile_bytes);
+    // Words of four tokens that hold the chunk's first field and the next.
+    const uint4 even = load_shared_16(tokens);
+    uint4 odd = even;
+    if constexpr (bits == 8) odd = load_shared_16(tokens + 64u);
     const int field = first_field(j, 0), next = bits == 8 ? field : field + 1;
     const std::uint32_t e[4] = {even.x, even.y, even.z, even.w};
     const std::uint32_t o[4] = {odd.x, odd.y, odd.z, odd.w};
@@ -267,13 +293,10 @@ struct AffineKeys {
     }
   }
 
-  /// Words of two neighbouring tokens, and of those 16 on, that hold chunks j and j + 1.
-  __device__ __forceinline__ static void load_pair(std::uint32_t block, int p, int j,
-                                                   const Lane& lane, Codes (&codes)[2]) {
-    const int run = chunk(j, lane.t) / 2;
+  /// Words of two neighbouring tokens, and of those 16 on, that hold a chunk at `at` and the next.
+  __device__ __forceinline__ static void load_pair(std::uint32_t at, int p, Codes (&codes)[2]) {
     const std::uint32_t tokens =
-        block + static_cast<std::uint32_t>(bundle_vector(bits, Side::key, Width, 2 * p, run) * 64 +
-                                           lane.g * 8);
+        at + static_cast<std::uint32_t>(bundle_vector(bits, Side::key, Width, 2 * p, 0) * 64);
 #pragma unroll
     for (int v = 0; v < Codes::words; ++v) {
       const uint2 x = load_shared_8(tokens + static_cast<unsigned>(v) * 64u);
@@ -317,8 +340,8 @@ struct AffineKeys {
     }
   }
 
-  /// offsets = norm * (sum over channels of q * minimum) - base. Without minima the scales stand in
-  /// for them, times -centre.
+  /// offsets = norm * (sum over channels of q * minimum) - base. `minima`: the lane's. Without
+  /// minima the scales stand in for them, times -centre.
   __device__ __forceinline__ static void add_minima(std::uint32_t minima, const Query& query,
                                                     const float (&norm)[Tiles][2],
                                                     const float (&base)[Tiles][2],
@@ -332,7 +355,7 @@ struct AffineKeys {
         // Pairs {0, 1, 2, 3} of eight channels as an A quad: row g meets pairs 0 and 2, row g + 8
         // pairs 1 and 3, so each of two products is right in one half of its rows.
         const uint4 z = load_shared_16(minima + static_cast<unsigned>(group * Width * 2) +
-                                       static_cast<unsigned>(chunk(j, lane.t)) * 16u);
+                                       param_step(j, lane.t));
 #pragma unroll
         for (int n = 0; n < Tiles; ++n) {
           multiply_add(even[n][group], z.x, z.y, z.z, z.w, query.plain[n][j][0],
@@ -357,38 +380,32 @@ struct AffineKeys {
     }
   }
 
-  /// Numbers of the lane's four tokens of half `p`, in the order of m-tiles and rows.
-  __device__ __forceinline__ static uint2 load_four(std::uint32_t numbers, int group, int p,
-                                                    const Lane& lane) {
-    const std::uint32_t half = numbers + static_cast<std::uint32_t>((group * 64 + 32 * p) * 2);
-    if constexpr (shared == 2) {
-      const std::uint32_t at = half + static_cast<std::uint32_t>(lane.g) * 4u;
-      return {load_shared_4(at), load_shared_4(at + 32u)};
-    } else {
-      return load_shared_8(half + static_cast<std::uint32_t>(lane.g) * 8u);
-    }
+  /// Of the lane's numbers those of its four tokens of half `p`, in the order of m-tiles and rows.
+  __device__ __forceinline__ static uint2 load_four(std::uint32_t numbers, int group, int p) {
+    const std::uint32_t at = numbers + static_cast<std::uint32_t>((group * 64 + 32 * p) * 2);
+    if constexpr (shared == 2) return {load_shared_4(at), load_shared_4(at + 32u)};
+    return load_shared_8(at);
   }
 
   /// s += scale of each token * (products - centre * sum of q), and its minimum * sum of q.
-  __device__ __forceinline__ static void add_scaled(std::uint32_t block, int group,
+  __device__ __forceinline__ static void add_scaled(std::uint32_t params, int group,
                                                     const Query& query,
                                                     const float (&norm)[Tiles][2],
                                                     const float (&products)[Tiles][4][4],
                                                     float (&s)[Tiles][4][4]) {
-    const Lane lane = this_lane();
     constexpr Record record = Codec::record(Side::key, Width);
     constexpr auto scales = static_cast<std::uint32_t>(record.sections[1].offset_bytes);
     constexpr auto minima =
         static_cast<std::uint32_t>(record.sections[format.has_min ? 2 : 1].offset_bytes);
 #pragma unroll
     for (int p = 0; p < 2; ++p) {
-      const uint2 raw = load_four(block + scales, group, p, lane);
+      const uint2 raw = load_four(params + scales, group, p);
       const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&raw.x));
       const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&raw.y));
       const float scale[4] = {low.x, low.y, high.x, high.y};
       float minimum[4] = {};
       if constexpr (format.has_min) {
-        const uint2 rest = load_four(block + minima, group, p, lane);
+        const uint2 rest = load_four(params + minima, group, p);
         const float2 l = __half22float2(*reinterpret_cast<const __half2*>(&rest.x));
         const float2 h = __half22float2(*reinterpret_cast<const __half2*>(&rest.y));
         minimum[0] = l.x;

@@ -34,6 +34,9 @@ struct AffineValues {
   static constexpr int group_channels = format.group == 0 ? Width : format.group;
   static constexpr int pairs = ceil_div(Width, 32);
   static constexpr int row_tiles = 2 * pairs;
+  static constexpr int tile_bytes = runs_per_lane(bits, Side::value, Width) * 64;
+  /// Of a lane's words of a bundle.
+  static constexpr int run_bytes = Codes::words * 64;
   static constexpr bool supported = Width % 16 == 0 &&
                                     format.granularity == Granularity::per_token && groups <= 7 &&
                                     (groups == 1 || group_channels % 32 == 0);
@@ -64,18 +67,36 @@ struct AffineValues {
     sums.odd[n][3] *= c1;
   }
 
-  /// sums += p * values. `p [tile, pair of steps]` as load_transposed gave them; `ones`: shared
-  /// address of 128 bytes of fp16 ones.
-  __device__ __forceinline__ static void add(std::uint32_t block, std::uint32_t ones,
-                                             const std::uint32_t (&p)[Tiles][2][4], Sums& sums) {
+  /// Where the lane's numbers begin in a block.
+  struct Places {
+    std::uint32_t codes, scales;
+    std::uint32_t corrections, in_block;  ///< in_block: all ones where corrections lie in the block
+  };
+  /// `ones`: shared address of 128 bytes of fp16 ones.
+  __device__ __forceinline__ static Places places(std::uint32_t ones) {
     const Lane lane = this_lane();
     constexpr Record record = Codec::record(Side::value, Width);
     constexpr auto scales = static_cast<std::uint32_t>(record.sections[1].offset_bytes);
     constexpr auto minima =
         static_cast<std::uint32_t>(record.sections[format.has_min ? 2 : 1].offset_bytes);
-    const std::uint32_t corrections =
-        (lane.g < groups ? block + minima + static_cast<unsigned>(lane.g) * 128u : ones) +
-        static_cast<unsigned>(lane.t) * 8u;
+    const int codes = shared == 2 ? lane.g * 8 + lane.t * run_bytes
+                                  : lane.g / 4 * tile_bytes + lane.g % 4 * 16 + lane.t * run_bytes;
+    const bool in_block = lane.g < groups;
+    const auto four_tokens = static_cast<std::uint32_t>(lane.t) * 8u;
+    Places x;
+    x.codes = pinned(static_cast<std::uint32_t>(codes));
+    x.scales = pinned(scales + four_tokens);
+    x.corrections = pinned(four_tokens +
+                           (in_block ? minima + static_cast<std::uint32_t>(lane.g) * 128u : ones));
+    x.in_block = pinned(in_block ? ~0u : 0u);
+    return x;
+  }
+
+  /// sums += p * values. `p [tile, pair of steps]` as load_transposed gave them.
+  __device__ __forceinline__ static void add(std::uint32_t block, const Places& places,
+                                             const std::uint32_t (&p)[Tiles][2][4], Sums& sums) {
+    const std::uint32_t corrections = (block & places.in_block) + places.corrections;
+    const std::uint32_t scales = block + places.scales, codes = block + places.codes;
     // [step, sharing tile, {lo, hi}], times the fields' powers of two
     std::uint32_t weighted[Tiles][4][shared][2];
 #pragma unroll
@@ -112,8 +133,7 @@ struct AffineValues {
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
           const uint2 scale_pair =
-              load_shared_8(block + scales + static_cast<unsigned>(group * 128 + step * 32) +
-                            static_cast<unsigned>(lane.t) * 8u);
+              load_shared_8(scales + static_cast<unsigned>(group * 128 + step * 32));
 #pragma unroll
           for (int n = 0; n < Tiles; ++n) {
 #pragma unroll
@@ -125,9 +145,9 @@ struct AffineValues {
         }
       }
       if constexpr (shared == 2) {
-        multiply_pair(block, pair, lane, b, sums);
+        multiply_pair(codes, pair, b, sums);
       } else {
-        multiply_channels(block, pair, lane, b, sums);
+        multiply_channels(codes, pair, b, sums);
       }
     }
   }
@@ -161,16 +181,14 @@ struct AffineValues {
 
  private:
   /// Channels 32 * pair and on; tokens of all four steps.
-  __device__ __forceinline__ static void multiply_channels(std::uint32_t block, int pair,
-                                                           const Lane& lane,
+  __device__ __forceinline__ static void multiply_channels(std::uint32_t codes_at, int pair,
                                                            const std::uint32_t (&b)[Tiles][4][1][2],
                                                            Sums& sums) {
-    constexpr int tile_bytes = runs_per_lane(bits, Side::value, Width) * 64;
-    constexpr int channel_tiles = Width / 16;
-    int tile = 2 * pair + lane.g / 4;
-    if (Width % 32 != 0 && tile >= channel_tiles) tile = channel_tiles - 1;
-    const std::uint32_t channels =
-        block + static_cast<std::uint32_t>(tile * tile_bytes + lane.g % 4 * 16 + lane.t * 64);
+    std::uint32_t channels = codes_at + static_cast<std::uint32_t>(2 * pair * tile_bytes);
+    // Lanes beyond the width read the last tile in place of their own.
+    if (Width % 32 != 0 && pair == pairs - 1) {
+      channels -= static_cast<std::uint32_t>(this_lane().g / 4 * tile_bytes);
+    }
 #pragma unroll
     for (int word = 0; word < 4 / fields; ++word) {
       const uint4 x = load_shared_16(channels + static_cast<unsigned>(word) * 256u);
@@ -192,13 +210,14 @@ struct AffineValues {
   /// The same from words that hold two channels 16 apart. A last tile without a partner has no
   /// third word.
   __device__ __forceinline__ static void multiply_pair(
-      std::uint32_t block, int pair, const Lane& lane,
-      const std::uint32_t (&b)[Tiles][4][shared][2], Sums& sums) {
+      std::uint32_t codes_at, int pair, const std::uint32_t (&b)[Tiles][4][shared][2], Sums& sums) {
     const int vectors = vectors_per_run(bits, Side::value, Width, 2 * pair);
-    const std::uint32_t channels =
-        block +
-        static_cast<std::uint32_t>(bundle_vector(bits, Side::value, Width, 2 * pair, 0) * 64 +
-                                   lane.t * vectors * 64 + lane.g * 8);
+    std::uint32_t channels =
+        codes_at +
+        static_cast<std::uint32_t>(bundle_vector(bits, Side::value, Width, 2 * pair, 0) * 64);
+    if (vectors * 64 != run_bytes) {
+      channels -= static_cast<std::uint32_t>(this_lane().t * (run_bytes - vectors * 64));
+    }
     Codes codes[2];
 #pragma unroll
     for (int v = 0; v < Codes::words; ++v) {

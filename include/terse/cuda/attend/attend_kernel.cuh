@@ -19,20 +19,17 @@ namespace detail {
 template <class Config>
 struct AttendKernel : Results<Config> {
   using Base = Results<Config>;
-  using Base::absorb;
   using Base::Base;
   using Base::call;
-  using Base::clear;
   using Base::exact_items;
   using Base::fetch_queries;
+  using Base::finish;
   using Base::lane;
-  using Base::meet;
   using Base::prefetch_exact;
   using Base::read_exact;
   using Base::read_prefix;
   using Base::read_sealed;
   using Base::shared;
-  using Base::store;
   using Base::store_queries;
   using Base::threads;
   using Base::vectors;
@@ -40,36 +37,45 @@ struct AttendKernel : Results<Config> {
   using Base::warps;
   using typename Base::RawQueries;
   using typename Base::Source;
-  using typename Base::Total;
 
   __device__ void run() {
+    if (threadIdx.x == threads - 1) shared.has_segment = false;
     if (threadIdx.x < 64) shared.ones[threadIdx.x] = __float2half(1.0f);
     Source source(shared.source, warp, lane.index);
     // Everything before may overlap the end of the kernel before it in the stream.
-    const bool divides_early = call.lengths_are_settled;
-    if (!divides_early) wait_for_previous_kernel();
+    const bool begins_early = call.lengths_are_settled;
+    if (!begins_early) wait_for_previous_kernel();
     // Fewer places than warps would leave warps idle, and more partial results to merge.
     if (!divide_work<threads, warps>(call, vectors, shared.work, shared.walk)) {
       // The kernel behind this one relies on it that the one in front has ended.
-      if (divides_early) wait_for_previous_kernel();
+      if (begins_early) wait_for_previous_kernel();
       return;
     }
+    find_segments(0, 2);
+    __syncthreads();
+    if (!shared.has_segment) {
+      if (begins_early) wait_for_previous_kernel();
+      return;
+    }
+    source.start(call, shared.segments[0], warp);
+    if (begins_early) {
+      source.prefetch(call);
+      // Others are found by positions that the append may be writing.
+      if (shared.segments[0].work.exact_in_order) prefetch_exact(shared.segments[0]);
+      wait_for_previous_kernel();
+      source.renew(call);
+    }
     RawQueries queries;
-    // Turn i reads segment i and finds segment i + 2; turn -1 finds the first two.
+    fetch_queries(shared.segments[0], queries);  // before the blocks, behind which they would wait
 #pragma unroll 1
-    for (int i = -1;; ++i) {
-      const Segment& s = shared.segments[(i + 3) % 3];
+    for (int i = 0;; ++i) {
+      const Segment& s = shared.segments[i % 3];
       const Segment& next = shared.segments[(i + 1) % 3];
-      const bool reads = i >= 0, is_last = reads && s.is_last;
-      if (reads) store_queries(queries);
-      if (threadIdx.x == threads - 1) {
-#pragma unroll 1
-        for (int n = reads ? i + 2 : 0; n < i + 3 && shared.walk.place < shared.walk.end; ++n) {
-          next_segment(call, vectors, shared.walk, shared.segments[n % 3]);
-        }
-      }
-      __syncwarp();
-      const bool has_tokens = reads && s.work.sequence >= 0;
+      const bool is_last = s.is_last;
+      source.fill(call, is_last ? nullptr : &next);
+      if (!is_last) prefetch_exact(next);
+      store_queries(queries);
+      const bool has_tokens = s.work.sequence >= 0 && s.vectors > 0;
       if (has_tokens) {
         const ExactItems items = exact_items(s);
         const bool has_exact = items.first < items.end;
@@ -77,22 +83,23 @@ struct AttendKernel : Results<Config> {
         read_sealed(s, source, has_exact);
         if constexpr (Base::turns_prefix) read_prefix(s);
       }
-      if (!reads) {
-        __syncthreads();
-        if (divides_early) wait_for_previous_kernel();
-      }
-      if (!is_last) {
-        fetch_queries(next, queries);  // before the blocks, behind which they would wait
-        source.begin(call, next, warp);
-        prefetch_exact(next);
-      }
-      if (!reads) continue;
-      Total total;
-      clear(total);
-      if (has_tokens) absorb(s, total);
-      if (s.vectors > 0 && (s.first_block == s.last_block || meet(s, total))) store(s, total);
+      if (!is_last) fetch_queries(next, queries);
+      find_segments(i + 2, i + 3);
+      finish(s, has_tokens);
       if (is_last) break;
       __syncthreads();  // before segments and sums are written again
+      source.enter_following(call);
+    }
+  }
+
+ private:
+  /// Finds segments `first` to `end`, as far as there are so many. Each lies beside the two before.
+  __device__ __forceinline__ void find_segments(int first, int end) {
+    if (threadIdx.x != threads - 1) return;
+#pragma unroll 1
+    for (int n = first; n < end; ++n) {
+      if (!next_segment(call, vectors, shared.walk, shared.segments[n % 3])) break;
+      shared.has_segment = true;
     }
   }
 };

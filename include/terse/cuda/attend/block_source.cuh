@@ -84,76 +84,153 @@ template <class Ref>
   return prefix > r.shape.tail.sink_tokens ? prefix : r.shape.tail.sink_tokens;
 }
 
-/// A block that a warp is to read.
-struct BlockInfo {
-  std::uint32_t keys;  ///< shared address
-  bool whole;          ///< every row reads all 64 tokens
-};
+/// An entry that a warp is to read, and what is to be done with its logits.
+struct alignas(16) EntryNote {
+  std::uint64_t live = 0;
+  std::uint32_t word = 0;  ///< entry, and flags
 
-/// The entries of a segment that one warp reads: every `Warps`-th, dead ones left out. Table and
-/// masks are read 32 entries at a time, one a lane, a window ahead of their use.
+  EntryNote() = default;
+  /// `is_common`: every row reads the tokens that live. `is_capped`: logits are soft-capped.
+  __device__ __forceinline__ EntryNote(int entry, std::uint64_t live_mask, bool is_common,
+                                       bool is_capped)
+      : live(live_mask),
+        word(static_cast<std::uint32_t>(entry) | (is_common ? 0u : differs) |
+             (is_common && live_mask == ~std::uint64_t{0} && !is_capped ? 0u : changed)) {}
+  [[nodiscard]] __device__ __forceinline__ int entry() const {
+    return static_cast<int>(word & ~(differs | changed));
+  }
+  [[nodiscard]] __device__ __forceinline__ bool is_common() const { return (word & differs) == 0; }
+  /// Whether logits are taken as they are.
+  [[nodiscard]] __device__ __forceinline__ bool is_plain() const { return (word & changed) == 0; }
+
+  static constexpr std::uint32_t changed = 1u << 31, differs = 1u << 30;
+};
+static_assert(sizeof(EntryNote) == 16);
+
+/// The entries that one warp reads, every `Warps`-th of a segment, dead ones left out; then those
+/// of the segment that follows. Table and masks are read 32 entries at a time, one a lane, a window
+/// ahead of their use.
 template <class Ref, class Segment, int Warps>
 class EntryWindow {
  public:
-  /// `segment` lies in shared memory and must outlive the window.
-  __device__ __forceinline__ void begin(const AttendCall<Ref>& call, const Segment& segment,
+  /// Begins to load the first window. `segment` lies in shared memory and must outlive its entries.
+  __device__ __forceinline__ void start(const AttendCall<Ref>& call, const Segment& segment,
                                         int warp) {
-    segment_ = &segment;
-    next_ = segment.begin + warp;
-    load(call);
-    settle(call);
+    warp_ = warp;
+    waiting_ = 0;
+    following_ = nullptr;
+    is_following_ = ahead_follows_ = false;
+    load_first(call, &segment);
+  }
+  /// Names the segment that follows the present one, or null.
+  __device__ __forceinline__ void follow(const AttendCall<Ref>& call, const Segment* segment) {
+    following_ = segment;
+    if (ahead_ == nullptr) cross(call);
+  }
+  /// The segment that follows becomes the present one.
+  __device__ __forceinline__ void enter_following() {
+    is_following_ = false;
+    ahead_follows_ = false;
   }
 
-  [[nodiscard]] __device__ __forceinline__ bool has_entry() const { return waiting_ != 0; }
-  [[nodiscard]] __device__ __forceinline__ int entry() const {
-    return next_ + Warps * (first() - 32);
+  /// Reads again what an append may have changed since `start`.
+  __device__ __forceinline__ void renew(const AttendCall<Ref>& call) {
+    const int e = own_entry();
+    if (ahead_ != nullptr && e < end(*ahead_) && e >= ahead_->work.unwritten) {
+      next_live_ = __ldcg(&call.r.live_mask(ahead_->work.sequence, ahead_->unit, e));
+    }
   }
-  [[nodiscard]] __device__ __forceinline__ std::int32_t page() const {
-    return __shfl_sync(~0u, page_, first());
+  /// The block of the calling lane's entry in the window ahead, or null.
+  [[nodiscard]] __device__ __forceinline__ const std::byte* block_ahead(
+      const AttendCall<Ref>& call) const {
+    return ahead_ != nullptr && is_readable(call) ? block_of(call) : nullptr;
   }
-  /// Whether all tokens of the entry live.
-  [[nodiscard]] __device__ __forceinline__ bool is_full() const {
-    return (full_ >> first() & 1u) != 0;
-  }
+
+  /// Lanes that hold entries which wait; the lowest one's is the next.
+  [[nodiscard]] __device__ __forceinline__ unsigned waiting() const { return waiting_; }
+  /// Whether those are the following segment's.
+  [[nodiscard]] __device__ __forceinline__ bool is_following() const { return is_following_; }
+  /// Those of the calling lane's entry.
+  [[nodiscard]] __device__ __forceinline__ const EntryNote& note() const { return note_; }
+  [[nodiscard]] __device__ __forceinline__ const std::byte* block() const { return block_; }
+
   __device__ __forceinline__ void advance(const AttendCall<Ref>& call) {
     waiting_ &= waiting_ - 1;
     if (waiting_ == 0) settle(call);
   }
-  [[nodiscard]] __device__ __forceinline__ const Segment& segment() const { return *segment_; }
-
- private:
-  [[nodiscard]] __device__ __forceinline__ int first() const {
-    return __ffs(static_cast<int>(waiting_)) - 1;
-  }
-  [[nodiscard]] __device__ __forceinline__ int end() const {
-    const int sealed = segment_->work.sequence < 0 ? 0 : segment_->work.decoded;
-    return segment_->end < sealed ? segment_->end : sealed;
-  }
-  /// Begins to load the window at next_.
-  __device__ __forceinline__ void load(const AttendCall<Ref>& call) {
-    const int e = next_ + Warps * (static_cast<int>(threadIdx.x) & 31);
-    const bool inside = e < end();
-    const int sequence = segment_->work.sequence;
-    next_page_ = inside ? call.r.page(sequence, segment_->list, e) : no_page;
-    next_live_ = inside ? call.r.live_mask(sequence, segment_->unit, e) : 0;
-  }
-  /// Makes the loaded window the current one, until one has a live entry or none is left.
+  /// Makes the window ahead the current one, until one has a live entry or none is left.
   __device__ __forceinline__ void settle(const AttendCall<Ref>& call) {
-    while (waiting_ == 0 && next_ < end()) {
-      page_ = next_page_;
-      const bool readable = next_live_ != 0 && page_ >= 0 && page_ < call.r.shape.num_pages;
-      waiting_ = __ballot_sync(~0u, readable);
-      full_ = __ballot_sync(~0u, next_live_ == ~0ull);
-      next_ += 32 * Warps;
-      load(call);
+    while (waiting_ == 0 && ahead_ != nullptr) {
+      const int e = own_entry();
+      const bool has_window = call.params.sliding_window_tokens > 0;
+      const bool is_capped = call.params.logit_soft_cap > 0;
+      const int common_end = has_window ? 0 : ahead_->work.plain_end;
+      const bool is_common = e >= masked_entries(call.r) && e < common_end;
+      note_ = {e, next_live_, is_common, is_capped};
+      block_ = block_of(call);
+      waiting_ = __ballot_sync(~0u, is_readable(call));
+      is_following_ = ahead_follows_;
+      ahead_begin_ += 32 * Warps;
+      if (ahead_begin_ < end(*ahead_)) {
+        load(call);
+      } else {
+        cross(call);
+      }
     }
   }
 
-  const Segment* segment_ = nullptr;
-  int next_ = 0;  ///< behind the current window
-  unsigned waiting_ = 0, full_ = 0;
-  std::int32_t page_ = no_page, next_page_ = no_page;
+ private:
+  [[nodiscard]] __device__ __forceinline__ static int end(const Segment& segment) {
+    const int sealed = segment.work.sequence < 0 ? 0 : segment.work.decoded;
+    return segment.vectors <= 0 ? 0 : (segment.end < sealed ? segment.end : sealed);
+  }
+  [[nodiscard]] __device__ __forceinline__ int own_entry() const {
+    return ahead_begin_ + Warps * (static_cast<int>(threadIdx.x) & 31);
+  }
+  [[nodiscard]] __device__ __forceinline__ bool is_readable(const AttendCall<Ref>& call) const {
+    return next_live_ != 0 && next_page_ >= 0 && next_page_ < call.r.shape.num_pages;
+  }
+  [[nodiscard]] __device__ __forceinline__ const std::byte* block_of(
+      const AttendCall<Ref>& call) const {
+    return call.r.pages +
+           static_cast<std::uint64_t>(static_cast<std::uint32_t>(next_page_)) *
+               static_cast<std::uint32_t>(call.r.shape.page_bytes) +
+           static_cast<std::size_t>(call.r.unit_in_row(ahead_->unit)) * call.r.shape.unit_bytes;
+  }
+  __device__ __forceinline__ void cross(const AttendCall<Ref>& call) {
+    ahead_follows_ = true;
+    load_first(call, following_);
+    following_ = nullptr;
+  }
+  __device__ __forceinline__ void load_first(const AttendCall<Ref>& call, const Segment* segment) {
+    ahead_ = segment;
+    if (segment == nullptr) return;
+    ahead_begin_ = segment->begin + warp_;
+    load(call);
+  }
+  /// Begins to load the window at ahead_begin_; past the first-level cache, where a line read early
+  /// would hide what an append writes.
+  __device__ __forceinline__ void load(const AttendCall<Ref>& call) {
+    const int e = own_entry();
+    const bool inside = e < end(*ahead_);
+    const int sequence = ahead_->work.sequence;
+    next_page_ = inside ? call.r.page(sequence, ahead_->list, e) : no_page;
+    next_live_ = inside ? __ldcg(&call.r.live_mask(sequence, ahead_->unit, e)) : 0;
+  }
+
+  // The current window.
+  unsigned waiting_ = 0;
+  bool is_following_ = false;
+  EntryNote note_;
+  const std::byte* block_ = nullptr;
+  // The window ahead of it.
+  const Segment* ahead_ = nullptr;
+  int ahead_begin_ = 0;
+  bool ahead_follows_ = false;
+  std::int32_t next_page_ = no_page;
   std::uint64_t next_live_ = 0;
+  const Segment* following_ = nullptr;
+  int warp_ = 0;
 };
 
 template <class Config, class Segment,
@@ -184,45 +261,63 @@ class BlockSource<Config, Segment, true> {
       in_two ? (key_bytes > value_bytes ? key_bytes : value_bytes) : key_bytes + value_bytes;
   using Ring = BlockRing<Config::stages, place_bytes>;
   static constexpr int ring_bytes = Config::stages * place_bytes;
-  static constexpr int barriers_bytes = 128;  ///< and entries of the blocks in flight
-  static constexpr int noted_blocks = 4;
-  static_assert(Ring::barrier_bytes + 4 * noted_blocks <= barriers_bytes &&
-                Config::stages < noted_blocks);
+  static constexpr int barriers_bytes = 128;  ///< and notes of the blocks in flight
+  static constexpr int notes_offset = round_up(Ring::barrier_bytes, 16);
+  static_assert(notes_offset + Config::stages * static_cast<int>(sizeof(EntryNote)) <=
+                barriers_bytes);
 
  public:
   static constexpr int shared_bytes = Config::warps * (ring_bytes + barriers_bytes);
 
-  __device__ __forceinline__ BlockSource(std::byte* shared, int warp, int lane) : lane_(lane) {
+  __device__ __forceinline__ BlockSource(std::byte* shared, int warp, int lane) {
     std::byte* barriers = shared + Config::warps * ring_bytes + warp * barriers_bytes;
     ring_.start(shared_address(shared + warp * ring_bytes), shared_address(barriers), lane);
-    entries_ = reinterpret_cast<int*>(barriers + Ring::barrier_bytes);
+    notes_ = reinterpret_cast<EntryNote*>(barriers + notes_offset);
   }
 
-  /// Begins to read a segment.
-  __device__ __forceinline__ void begin(const AttendCall<Ref>& call, const Segment& s, int warp) {
-    whole_begin_ = masked_entries(call.r);
-    whole_end_ = call.params.sliding_window_tokens > 0 ? 0 : s.work.plain_end;
-    unit_pages_ = call.r.pages +
-                  static_cast<std::size_t>(call.r.unit_in_row(s.unit)) * call.r.shape.unit_bytes;
+  /// Begins to load the table of a segment, whose blocks `fill` then fetches.
+  __device__ __forceinline__ void start(const AttendCall<Ref>& call, const Segment& s, int warp) {
     second_part_ = false;
-    window_.begin(call, s, warp);
+    blocks_ = following_blocks_ = 0;
+    window_.start(call, s, warp);
+  }
+  /// Between `start` and `fill`, while a kernel in front may still append: brings the first blocks
+  /// into the second-level cache, up to 16 KB a warp, which it holds for all of them.
+  __device__ __forceinline__ void prefetch(const AttendCall<Ref>& call) const {
+#if __CUDA_ARCH__ >= 900
+    constexpr int bytes = key_bytes + value_bytes, most_bytes = 16 * 1024;
+    constexpr int blocks = clamp(most_bytes / bytes, 1, Config::stages);
+    const std::byte* block = window_.block_ahead(call);
+    if ((threadIdx.x & 31) < blocks && block != nullptr) {
+      asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(block),
+                   "r"(bytes < most_bytes ? bytes : key_bytes));
+    }
+#endif
+  }
+  /// That kernel has ended.
+  __device__ __forceinline__ void renew(const AttendCall<Ref>& call) { window_.renew(call); }
+  /// Begins to fetch blocks: those of the present segment, and behind them those of the one that
+  /// follows, or null.
+  __device__ __forceinline__ void fill(const AttendCall<Ref>& call, const Segment* following) {
+    window_.follow(call, following);
+    window_.settle(call);
 #pragma unroll 1
-    for (int i = 0; i < Config::stages; ++i) feed(call);
+    while (ring_.in_flight() < Config::stages && window_.waiting() != 0) feed(call);
+  }
+  /// The segment that follows becomes the present one, of which no block is left.
+  __device__ __forceinline__ void enter_following(const AttendCall<Ref>&) {
+    window_.enter_following();
+    blocks_ = following_blocks_;
+    following_blocks_ = 0;
   }
 
-  [[nodiscard]] __device__ __forceinline__ bool has_block() const { return ring_.in_flight() > 0; }
+  /// Whether a block of the present segment is left.
+  [[nodiscard]] __device__ __forceinline__ bool has_block() const { return blocks_ > 0; }
 
-  __device__ __forceinline__ BlockInfo wait(const AttendCall<Ref>&) {
+  /// Waits for the next block; gives the shared address of its keys.
+  __device__ __forceinline__ std::uint32_t wait(const AttendCall<Ref>&) {
     at_ = ring_.wait();
-    ++waited_;
-    const bool whole = (whole_ & 1u) != 0;
-    whole_ >>= 1;
-    --queued_;
-    return {at_, whole};
-  }
-  /// Of the block that was waited for last, after next_part.
-  [[nodiscard]] __device__ __forceinline__ int entry() const {
-    return entries_[(waited_ - 1) % noted_blocks];
+    return at_;
   }
   /// Keys have been read.
   __device__ __forceinline__ void next_part(const AttendCall<Ref>& call) {
@@ -231,51 +326,40 @@ class BlockSource<Config, Segment, true> {
       feed(call);
       at_ = ring_.wait();
     }
-    __syncwarp();  // lane 0 has noted the entry
+  }
+  /// Of the block that was waited for last, between next_part and release; in shared memory.
+  [[nodiscard]] __device__ __forceinline__ const EntryNote& note() const {
+    return notes_[ring_.read_place()];
   }
   [[nodiscard]] __device__ __forceinline__ std::uint32_t values() const {
     return in_two ? at_ : at_ + key_bytes;
   }
   __device__ __forceinline__ void release(const AttendCall<Ref>& call) {
     ring_.release();
+    --blocks_;
     feed(call);
   }
 
  private:
   __device__ __forceinline__ void feed(const AttendCall<Ref>& call) {
-    if (!window_.has_entry()) return;
-    const std::byte* block =
-        unit_pages_ + static_cast<std::uint64_t>(static_cast<std::uint32_t>(window_.page())) *
-                          static_cast<std::uint32_t>(call.r.shape.page_bytes);
-    if (!second_part_) {
-      const int entry = window_.entry();
-      const bool whole = window_.is_full() && entry < whole_end_ && entry >= whole_begin_;
-      whole_ |= (whole ? 1u : 0u) << queued_;
-      ++queued_;
-      if (lane_ == 0) entries_[fed_ % noted_blocks] = entry;
-      ++fed_;
+    if (window_.waiting() == 0) return;
+    const bool is_values = in_two && second_part_;
+    const int bytes = is_values ? value_bytes : in_two ? key_bytes : key_bytes + value_bytes;
+    ring_.fetch(window_.block() + (is_values ? key_bytes : 0), bytes, window_.waiting(),
+                [&](int place) { notes_[place] = window_.note(); });
+    if (!is_values) {
+      blocks_ += window_.is_following() ? 0 : 1;
+      following_blocks_ += window_.is_following() ? 1 : 0;
     }
-    if constexpr (in_two) {
-      ring_.fetch(second_part_ ? block + key_bytes : block, second_part_ ? value_bytes : key_bytes,
-                  lane_);
-      second_part_ = !second_part_;
-      if (second_part_) return;
-    } else {
-      ring_.fetch(block, key_bytes + value_bytes, lane_);
-    }
-    window_.advance(call);
+    second_part_ = in_two && !second_part_;
+    if (!second_part_) window_.advance(call);
   }
 
   Ring ring_;
   EntryWindow<Ref, Segment, Config::warps> window_;
-  int* entries_;                   // by number of the block, shared memory
-  unsigned whole_ = 0;             // queue of fetched blocks, a bit each
-  unsigned fed_ = 0, waited_ = 0;  // blocks
-  int queued_ = 0;
-  int lane_;
+  EntryNote* notes_;  // by place, shared memory
   std::uint32_t at_ = 0;
-  const std::byte* unit_pages_ = nullptr;
-  int whole_begin_ = 0, whole_end_ = 0;
+  int blocks_ = 0, following_blocks_ = 0;  // fetched and not released
   bool second_part_ = false;
 };
 
@@ -289,24 +373,35 @@ class BlockSource<Config, Segment, false> {
  public:
   using Keys = PlainKeys<Identity, Config::width, Config::tiles>;
   using Values = PlainValues<Identity, Config::width, Config::tiles>;
-  static constexpr int shared_bytes = Config::warps * tile_bytes;
+  static constexpr int shared_bytes =
+      Config::warps * (tile_bytes + static_cast<int>(sizeof(EntryNote)));
 
   __device__ BlockSource(std::byte* shared, int warp, int lane)
-      : tile_(shared + warp * tile_bytes), lane_(lane) {}
+      : note_(reinterpret_cast<EntryNote*>(shared + Config::warps * tile_bytes) + warp),
+        tile_(shared + warp * tile_bytes),
+        lane_(lane) {}
 
-  __device__ void begin(const AttendCall<Ref>& call, const Segment& s, int warp) {
-    plain_end_ = call.params.sliding_window_tokens > 0 ? 0 : s.work.plain_end;
-    window_.begin(call, s, warp);
+  __device__ void start(const AttendCall<Ref>& call, const Segment& s, int warp) {
+    segment_ = &s;
+    warp_ = warp;
+    window_.start(call, s, warp);
   }
-  [[nodiscard]] __device__ bool has_block() const { return window_.has_entry(); }
+  __device__ void prefetch(const AttendCall<Ref>&) const {}
+  __device__ void renew(const AttendCall<Ref>& call) { window_.renew(call); }
+  __device__ void fill(const AttendCall<Ref>& call, const Segment* following) {
+    following_ = following;
+    window_.settle(call);
+  }
+  __device__ void enter_following(const AttendCall<Ref>& call) { start(call, *following_, warp_); }
+  [[nodiscard]] __device__ bool has_block() const { return window_.waiting() != 0; }
 
-  __device__ BlockInfo wait(const AttendCall<Ref>& call) {
+  __device__ std::uint32_t wait(const AttendCall<Ref>& call) {
+    if (lane_ == __ffs(static_cast<int>(window_.waiting())) - 1) *note_ = window_.note();
+    __syncwarp();
     decode<typename Policy::key_codec>(call, Side::key, call.r.shape.key_offset(0));
-    const int entry = window_.entry();
-    const bool whole = window_.is_full() && entry < plain_end_ && entry >= masked_entries(call.r);
-    return {shared_address(tile_), whole};
+    return shared_address(tile_);
   }
-  [[nodiscard]] __device__ int entry() const { return window_.entry(); }
+  [[nodiscard]] __device__ const EntryNote& note() const { return *note_; }
   __device__ void next_part(const AttendCall<Ref>& call) {
     __syncwarp();
     decode<typename Policy::value_codec>(call, Side::value, call.r.shape.value_offset(0));
@@ -322,8 +417,7 @@ class BlockSource<Config, Segment, false> {
   __device__ void decode(const AttendCall<Ref>& call, Side side, std::size_t offset) {
     const CodecContext context{side, Config::width};
     const std::byte* block =
-        call.r.block(window_.segment().work.sequence, window_.segment().unit, window_.entry()) +
-        offset;
+        call.r.block(segment_->work.sequence, segment_->unit, note_->entry()) + offset;
     auto* out = reinterpret_cast<__half*>(tile_);
 #pragma unroll 1
     for (int i = lane_; i < Config::width * block_tokens; i += 32) {
@@ -336,9 +430,11 @@ class BlockSource<Config, Segment, false> {
   }
 
   EntryWindow<Ref, Segment, Config::warps> window_;
+  const Segment* segment_ = nullptr;
+  const Segment* following_ = nullptr;
+  EntryNote* note_;  // shared memory
   std::byte* tile_;
-  int lane_;
-  int plain_end_ = 0;
+  int lane_, warp_ = 0;
 };
 
 }  // namespace detail

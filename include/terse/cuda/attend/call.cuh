@@ -27,8 +27,9 @@ struct AttendInputs {
   HeadRows queries{};  ///< `[row, query_head, head_dim]`, device memory
   /// Of attend: no kernel that may still run when this one begins writes parts, or of their
   /// sequences' tables anything but what append writes. That holds where append of the same step
-  /// lies between begin_step and this call. The work is then divided while that kernel ends; a
-  /// sequence that it makes fail is still attended to.
+  /// lies between begin_step and this call. The work is then divided, and the first blocks are
+  /// brought into the second-level cache, while that kernel ends; rows of a sequence that it makes
+  /// fail mean nothing.
   bool lengths_are_settled = false;
 };
 
@@ -89,7 +90,7 @@ template <class Ref>
                  "terse::cuda::attend: a sliding window counts positions of the text, cache-index "
                  "positions do not; use the evictor's window");
   }
-  // Places of work_division.cuh, exact ones counted as if each took 64 of them.
+  // Places of work_division.cuh, exact items and what begins a stretch counted as 64 each.
   const std::uint64_t tiles =
       ceil_div(static_cast<std::uint64_t>(in.num_rows) *
                    static_cast<std::uint64_t>(r.shape.query_heads / r.shape.kv_heads),
@@ -98,7 +99,7 @@ template <class Ref>
   if (!terse::detail::product_fits(
           0x7fffffff,
           {tiles, static_cast<std::uint64_t>(r.shape.kv_heads),
-           static_cast<std::uint64_t>(r.shape.entries + 64 * (r.shape.ring_blocks + 1))})) {
+           static_cast<std::uint64_t>(r.shape.entries + 64 * (r.shape.ring_blocks + 2))})) {
     return error(StatusCode::unsupported,
                  "terse::cuda::attend: one call would have more than 2^31 blocks to visit; call "
                  "with fewer rows at a time");
@@ -176,6 +177,10 @@ template <class Ref>
   call.exact_places =
       static_cast<int>((r.shape.tail_block_bytes + r.shape.unit_bytes / 2) / r.shape.unit_bytes);
   call.exact_places = Ref::policy::projects ? 1 : clamp(call.exact_places, 1, 64);
+  // To begin and end a stretch takes about as long as to read 128 KB (docs/cuda.md, What falls
+  // short).
+  call.segment_places =
+      Ref::policy::projects ? 0 : clamp(static_cast<int>(131072 / r.shape.unit_bytes), 1, 32);
   return call;
 }
 

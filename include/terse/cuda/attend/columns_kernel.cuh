@@ -31,13 +31,12 @@ struct ColumnsKernel : ExactBlocks<Config> {
   using Base = ExactBlocks<Config>;
   using Base::Base;
   using Base::call;
-  using Base::cap;
+  using Base::correct;
   using Base::exact_block;
   using Base::exact_mask;
   using Base::fetch_queries;
   using Base::group;
   using Base::lane;
-  using Base::mask_block;
   using Base::norm;
   using Base::query_stride;
   using Base::row_of;
@@ -106,14 +105,12 @@ struct ColumnsKernel : ExactBlocks<Config> {
       Keys::load_query(query, n, shared.queries[8 * n], query_stride);
     }
     while (source.has_block()) {
-      const auto block = source.wait(call);
+      const std::uint32_t keys = source.wait(call);
       float x[tiles][4][4];
-      Keys::logits(block.keys, query, norm, lse.base, x);
-      __syncwarp();  // lane 0 has noted the entry
-      const int entry = source.entry();
+      Keys::logits(keys, query, norm, lse.base, x);
+      const int entry = source.note().entry();
+      correct(s, source.note(), lse, x);
       source.release(call);
-      if (call.params.logit_soft_cap > 0) cap(lse, x);
-      if (!block.whole) mask_block(s, entry, x);
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
 #pragma unroll
@@ -211,7 +208,8 @@ struct ColumnsKernel : ExactBlocks<Config> {
       __syncthreads();
       RawQueries queries;
       fetch_queries(s, queries);
-      source.begin(call, s, warp);
+      source.start(call, s, warp);
+      source.fill(call, nullptr);
       store_queries(queries);
       RunningSoftmax<tiles> lse;
       load_lse(s, lse);

@@ -21,7 +21,6 @@ struct ExactBlocks : SealedBlocks<Config> {
   using Base::Base;
   using Base::call;
   using Base::lane;
-  using Base::mask_of;
   using Base::norm;
   using Base::query_stride;
   using Base::shared;
@@ -36,8 +35,8 @@ struct ExactBlocks : SealedBlocks<Config> {
   /// Bits of an exact item that vector `v` reads; of the sinks where `entry` is negative.
   [[nodiscard]] __device__ std::uint64_t exact_mask(const Segment& s, int v, int entry) const {
     if (v >= s.vectors) return 0;
-    if (entry >= 0) return mask_of(s, v, entry).exact;
-    return sink_mask(call.r, s, [&](int e) { return mask_of(s, v, e); });
+    if (entry >= 0) return vector_mask(call, s, v, entry).exact;
+    return sink_mask(call.r, s, [&](int e) { return vector_mask(call, s, v, e); });
   }
 
   [[nodiscard]] __device__ const std::byte* exact_block(const Segment& s, int item) const {
@@ -65,7 +64,7 @@ struct ExactBlocks : SealedBlocks<Config> {
   __device__ void read_exact(const Segment& s, const ExactItems& items) {
     typename Exact::Sums sums;
     RunningSoftmax<tiles> softmax;
-    softmax.start();
+    softmax.start(s.vectors, lane.t);
     const int quarter = warp % 4;
 #pragma unroll 1
     for (int item = items.first + warp / 4; item < items.end; item += warps / 4) {
@@ -75,24 +74,21 @@ struct ExactBlocks : SealedBlocks<Config> {
       const int entry = is_sinks ? -1 : s.work.exact_first + item;
       const std::byte* block = exact_block(s, item);
       if (block == nullptr) continue;
+      const bool may_hold_prefix = Base::turns_prefix && entry < masked_entries(call.r);
+      // Unsealed blocks hold their tokens in order, and the newest row sees all of them.
+      const bool all_read_live = s.work.exact_in_order && !is_sinks && !may_hold_prefix &&
+                                 call.params.sliding_window_tokens == 0;
+      const std::uint64_t live =
+          all_read_live ? call.r.live_mask(s.work.sequence, s.unit, entry) : 0;
       const typename Exact::Loads loads =
           Exact::load(block + quarter * 32, pitch,
                       block + call.r.shape.exact_value_offset(0, pitch) + quarter * 16 * width * 2);
       std::uint64_t masks[tiles][2];
-      const bool may_hold_prefix = Base::turns_prefix && entry < masked_entries(call.r);
-      if (s.work.exact_in_order && !is_sinks && !may_hold_prefix &&
-          call.params.sliding_window_tokens == 0) {
-        // Unsealed blocks hold their tokens in order, and the newest row sees all of them.
-        const std::uint64_t live = call.r.live_mask(s.work.sequence, s.unit, entry);
 #pragma unroll
-        for (int n = 0; n < tiles; ++n) masks[n][0] = masks[n][1] = live;
-      } else {
+      for (int n = 0; n < tiles; ++n) {
 #pragma unroll
-        for (int n = 0; n < tiles; ++n) {
-#pragma unroll
-          for (int i = 0; i < 2; ++i) {
-            masks[n][i] = exact_mask(s, 8 * n + 2 * lane.t + i, entry);
-          }
+        for (int i = 0; i < 2; ++i) {
+          masks[n][i] = all_read_live ? live : exact_mask(s, 8 * n + 2 * lane.t + i, entry);
         }
       }
       float y[tiles][1][4];
@@ -108,15 +104,13 @@ struct ExactBlocks : SealedBlocks<Config> {
           if ((masks[n][i & 1] >> token & 1u) == 0) x = -INFINITY;
         }
       }
-      softmax.settle(y, [&](int n, float c0, float c1) { Exact::scale(sums, n, c0, c1); });
-      std::uint32_t p[tiles][2];
+      std::uint32_t pairs[tiles][1][2], p[tiles][2];
+      softmax.exponentials(y, pairs,
+                           [&](int n, float c0, float c1) { Exact::scale(sums, n, c0, c1); });
 #pragma unroll
       for (int n = 0; n < tiles; ++n) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          p[n][half] = transpose(pack_half2(exp2_approximate(y[n][0][2 * half]),
-                                            exp2_approximate(y[n][0][2 * half + 1])));
-        }
+        p[n][0] = transpose(pairs[n][0][0]);
+        p[n][1] = transpose(pairs[n][0][1]);
       }
       Exact::add(loads, p, sums);
     }

@@ -8,6 +8,7 @@
 #include "terse/cache/attention.hpp"
 #include "terse/config.hpp"
 #include "terse/cuda/attend/block_source.cuh"
+#include "terse/cuda/attend/row_masks.cuh"
 #include "terse/cuda/attend/segment.cuh"
 #include "terse/cuda/attend/work_division.cuh"
 #include "terse/cuda/tuning.cuh"
@@ -45,7 +46,6 @@ struct KernelContext {
   static constexpr int own_vectors = ceil_div(vectors, warps);  ///< that a warp loads
   static constexpr int quads = width / 4;                       ///< of channels
   static constexpr int slots = threads / quads;                 ///< threads that share a quad
-  static constexpr int thread_vectors = ceil_div(vectors, slots);
   static constexpr int query_stride = width + 8;
 
   static constexpr int exchange_bytes =
@@ -56,7 +56,7 @@ struct KernelContext {
     union {
       alignas(128)
           std::byte exchange[exchange_bytes];  // [warp, tile, 1024] in read_sealed and read_prefix
-      float result[vectors][width];            // in store
+      float result[vectors][width];            // in complete and store
     };
     alignas(128) __half ones[64];
     alignas(16) __half queries[vectors][query_stride];
@@ -67,6 +67,7 @@ struct KernelContext {
     WorkScratch work;
     Walk walk;
     Segment segments[3];  // the one being read, and two ahead
+    bool has_segment;
     int is_last;
   };
 
@@ -82,27 +83,8 @@ struct KernelContext {
   float norm[tiles][2] = {};  ///< undoes the scaling of the queries, for the lane's columns
 
   [[nodiscard]] __device__ int group() const { return call.group; }
-  /// Query row, inside its part, of vector `v` of the tile.
   [[nodiscard]] __device__ __forceinline__ int row_of(const Segment& s, int v) const {
-    return s.work.rows == 1 ? 0 : (s.first_vector + v) / group();
-  }
-
-  /// What the query row of vector `v` of the tile reads of an entry, without a prefix that it meets
-  /// turned by other steps (prefix_tokens.cuh).
-  [[nodiscard]] __device__ terse::detail::RowMask mask_of(const Segment& s, int v,
-                                                          int entry) const {
-    if (v >= s.vectors) return {};
-    const int row = row_of(s, v);
-    terse::detail::RowMask mask = terse::detail::row_mask(
-        call.r, s.work.sequence, s.unit, entry, std::int64_t{s.work.oldest} + row, call.params);
-    if constexpr (turns_prefix) {
-      const std::int64_t end = terse::detail::prefix_end(call.r);
-      const std::uint64_t later = ~call.r.before(s.work.sequence, s.unit, entry, end);
-      mask.decoded &= later;
-      mask.exact &= later;
-      mask.sinks = end < sink_block_tokens ? mask.sinks >> end << end : 0;
-    }
-    return mask;
+    return row_of_vector(call, s, v);
   }
 };
 

@@ -58,8 +58,11 @@ struct LatentKernel : LatentBlocks<Ref> {
     const Segment& s = shared.segment;
     do {
       __syncthreads();  // the segment before has been stored
-      if (thread == 0) next_segment(call, memory.vectors, shared.walk, shared.segment);
+      if (thread == 0) {
+        shared.has_segment = next_segment(call, memory.vectors, shared.walk, shared.segment);
+      }
       __syncthreads();
+      if (!shared.has_segment) return;
       if (s.vectors <= 0) continue;
       load_queries(s);
       clear();

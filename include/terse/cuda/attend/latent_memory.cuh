@@ -28,6 +28,7 @@ struct LatentShared {
   WorkScratch work;
   Walk walk;
   Segment segment;
+  bool has_segment;
   std::uint64_t masks[most_latent_vectors];  ///< tokens of the block that a vector reads
   std::uint64_t any_mask;                    ///< that some vector reads
   float2 states[most_latent_vectors];        ///< {base, denominator}, log2 units

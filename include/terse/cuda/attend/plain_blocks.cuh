@@ -21,8 +21,10 @@ struct PlainTokenOrder {
   __device__ static constexpr int token(int tile, int half, int g) {
     return 8 * g + 2 * tile + half;
   }
+  /// As AffineTokenOrder's.
+  __device__ static constexpr int swizzle(int tile, int half) { return tile / 2 * 2 + 4 * half; }
   __device__ static constexpr int row(int tile, int half, int g) {
-    return (tile * 2 + half) * 8 + (g ^ (tile / 2 * 2 + 4 * half));
+    return (tile * 2 + half) * 8 + (g ^ swizzle(tile, half));
   }
   __device__ static constexpr int row_of_token(int token) {
     return row(token / 2 % 4, token % 2, token / 8);
@@ -68,10 +70,13 @@ struct PlainKeys {
 
   struct Query {
     std::uint32_t q[Tiles][steps][2];
+    std::uint32_t tokens_at;  // where the lane's tokens begin
   };
 
   __device__ static void load_query(Query& query, int tile, const __half* q, int stride) {
     const Lane lane = this_lane();
+    query.tokens_at =
+        pinned(static_cast<std::uint32_t>((lane.t * 64 + lane.g * 8) * plain_bytes<format>));
     const __half* row = q + lane.g * stride;
 #pragma unroll
     for (int k = 0; k < steps; ++k) {
@@ -88,11 +93,9 @@ struct PlainKeys {
                                                 const float (&norm)[Tiles][2],
                                                 const float (&base)[Tiles][2],
                                                 float (&s)[Tiles][4][4]) {
-    const Lane lane = this_lane();
     constexpr unsigned bytes = plain_bytes<format>;
     float products[Tiles][4][4] = {};
-    const std::uint32_t tokens = block + static_cast<unsigned>(lane.t) * 64u * bytes +
-                                 static_cast<unsigned>(lane.g) * 8u * bytes;
+    const std::uint32_t tokens = block + query.tokens_at;
 #pragma unroll
     for (int k = 0; k < steps; ++k) {
       const std::uint32_t at = tokens + static_cast<unsigned>(k) * 16u * 64u * bytes;
@@ -169,11 +172,23 @@ struct PlainValues : PlainSums<Width, Tiles> {
   using typename PlainSums<Width, Tiles>::Sums;
   using PlainSums<Width, Tiles>::runs;
 
-  __device__ __forceinline__ static void add(std::uint32_t block, std::uint32_t,
+  /// Where the lane's numbers begin in a block.
+  struct Places {
+    std::uint32_t channels;
+  };
+  __device__ __forceinline__ static Places places(std::uint32_t) {
+    const Lane lane = this_lane();
+    return {pinned(
+        static_cast<std::uint32_t>((4 * lane.t * Width + 8 * lane.g) * plain_bytes<format>))};
+  }
+
+  /// sums += p * values. `p [tile, pair of steps]` as load_transposed gave them.
+  __device__ __forceinline__ static void add(std::uint32_t block, const Places& places,
                                              const std::uint32_t (&p)[Tiles][2][4], Sums& sums) {
     const Lane lane = this_lane();
     constexpr unsigned bytes = plain_bytes<format>;
     constexpr std::uint32_t one = 0x3c003c00u;
+    const std::uint32_t first = block + places.channels;
 #pragma unroll
     for (int step = 0; step < 4; ++step) {
       const int pair = step / 2, at = step % 2 * 2;
@@ -181,13 +196,13 @@ struct PlainValues : PlainSums<Width, Tiles> {
       for (int n = 0; n < Tiles; ++n) {
         multiply_add(sums.ones[n], one, one, one, one, p[n][pair][at], p[n][pair][at + 1]);
       }
-      const std::uint32_t tokens =
-          block + static_cast<unsigned>(16 * step + 4 * lane.t) * Width * bytes;
 #pragma unroll
       for (int run = 0; run < runs; ++run) {
-        int c = 64 * run + 8 * lane.g;
-        if (Width % 64 != 0 && c >= Width) c = Width - 8;
-        const std::uint32_t channels = tokens + static_cast<unsigned>(c) * bytes;
+        // Lanes beyond the width read the last channels in place of their own.
+        const int over = Width % 64 != 0 ? 64 * run + 8 * lane.g - (Width - 8) : 0;
+        const std::uint32_t channels = first +
+                                       static_cast<unsigned>(16 * step * Width + 64 * run) * bytes -
+                                       static_cast<unsigned>(over > 0 ? over : 0) * bytes;
         std::uint32_t lo[8], hi[8];
         pair_up<format>(channels, channels + Width * bytes, lo);
         pair_up<format>(channels + 2u * Width * bytes, channels + 3u * Width * bytes, hi);

@@ -34,50 +34,60 @@ struct QueryTile : KernelContext<Config> {
   using Base::width;
   using typename Base::Policy;
 
-  /// A warp's share of a tile's queries, lane l holding channels l, l + 32, ...
+  /// A warp's share of a tile's queries, lane l holding channels l, l + 32, ... as they lie in
+  /// memory: nothing waits for them before store_queries.
   struct RawQueries {
-    float x[own_vectors][lane_channels];
+    std::uint32_t bits[own_vectors][lane_channels];
   };
 
-  template <class T>
-  __device__ __forceinline__ void fetch_queries(const Segment& s, const T* data,
+  template <class Bits>
+  __device__ __forceinline__ void fetch_queries(const Segment& s, const Bits* data,
                                                 RawQueries& raw) const {
 #pragma unroll
     for (int i = 0; i < own_vectors; ++i) {
       const int v = warp + i * warps;
       const int row = row_of(s, v), member = s.first_vector + v - row * group();
-      const T* vector = data + std::int64_t{s.row0 + row} * call.queries.row_stride +
-                        (s.unit * group() + member) * call.queries.head_stride;
+      const Bits* vector = data + std::int64_t{s.row0 + row} * call.queries.row_stride +
+                           (s.unit * group() + member) * call.queries.head_stride;
 #pragma unroll
       for (int k = 0; k < lane_channels; ++k) {
         const int c = lane.index + 32 * k;
-        raw.x[i][k] = v < s.vectors && c < width ? to_float(vector[c]) : 0.0f;
+        raw.bits[i][k] = v < s.vectors && c < width ? vector[c] : 0u;
       }
     }
   }
 
   /// Begins to load a segment's queries.
   __device__ __forceinline__ void fetch_queries(const Segment& s, RawQueries& raw) const {
+    if (call.queries.scalar == Scalar::f32) {
+      fetch_queries(s, static_cast<const std::uint32_t*>(call.queries.data), raw);
+    } else {
+      fetch_queries(s, static_cast<const std::uint16_t*>(call.queries.data), raw);
+    }
+  }
+
+  /// One number of the queries' type as fp32.
+  [[nodiscard]] __device__ __forceinline__ float query_number(std::uint32_t bits) const {
+    const auto half = static_cast<std::uint16_t>(bits);
     switch (call.queries.scalar) {
       case Scalar::f32:
-        return fetch_queries(s, static_cast<const float*>(call.queries.data), raw);
+        return __uint_as_float(bits);
       case Scalar::f16:
-        return fetch_queries(s, static_cast<const F16*>(call.queries.data), raw);
+        return to_float(F16{half});
       default:
-        return fetch_queries(s, static_cast<const BF16*>(call.queries.data), raw);
+        return to_float(BF16{half});
     }
   }
 
   /// Turns, scales and stores the tile's queries as fp16 below 1, and sets `norm`.
-  __device__ __forceinline__ void store_queries(RawQueries& raw) {
+  __device__ __forceinline__ void store_queries(const RawQueries& raw) {
 #pragma unroll
     for (int i = 0; i < own_vectors; ++i) {
       const int v = warp + i * warps;
       if (v >= vectors) break;
-      float peak = 0.0f;
-      float(&x)[lane_channels] = raw.x[i];
+      float peak = 0.0f, x[lane_channels];
 #pragma unroll
-      for (int k = 0; k < lane_channels; ++k) x[k] *= call.scale;
+      for (int k = 0; k < lane_channels; ++k) x[k] = query_number(raw.bits[i][k]) * call.scale;
       turn_warp<typename Policy::key_codec, width, true>(Side::key, x, shared.sums[warp][0],
                                                          lane.index);
 #pragma unroll

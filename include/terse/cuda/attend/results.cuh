@@ -29,8 +29,6 @@ struct Results : PrefixTokens<Config> {
   using Base::shared;
   using Base::slot;
   using Base::slots;
-  using Base::thread_vectors;
-  using Base::threads;
   using Base::vectors;
   using Base::warp;
   using Base::warps;
@@ -38,167 +36,180 @@ struct Results : PrefixTokens<Config> {
   using typename Base::Policy;
   static constexpr int merge_batch = 18;  ///< partial results read at once
 
-  /// Four channels of some of the vectors: what a thread adds up over warps and thread blocks.
-  struct Total {
-    float4 sums[thread_vectors];
-    float base[thread_vectors], denominator[thread_vectors];
+  /// Four channels of a vector, summed over warps or thread blocks.
+  struct Quad {
+    float4 sums = {0.0f, 0.0f, 0.0f, 0.0f};
+    float base = -INFINITY, denominator = 0.0f;
+
+    __device__ __forceinline__ void scale(float factor) {
+      sums.x *= factor;
+      sums.y *= factor;
+      sums.z *= factor;
+      sums.w *= factor;
+    }
+    __device__ __forceinline__ void add(const float4& other, float other_denominator,
+                                        float factor) {
+      sums.x = __fmaf_rn(other.x, factor, sums.x);
+      sums.y = __fmaf_rn(other.y, factor, sums.y);
+      sums.z = __fmaf_rn(other.z, factor, sums.z);
+      sums.w = __fmaf_rn(other.w, factor, sums.w);
+      denominator = __fmaf_rn(other_denominator, factor, denominator);
+    }
   };
 
-  /// Adds what the warps have published to a cleared `total`.
-  __device__ void absorb(const Segment& s, Total& total) {
+  /// What becomes of a segment's sums, once its warps have published them: those of a unit that
+  /// other thread blocks share are left for the last of them to arrive, which stores the rows.
+  /// Without tokens nothing was published. By all threads, which meet before; loops stay rolled,
+  /// since this code is fetched anew each time that it runs.
+  __device__ void finish(const Segment& s, bool has_tokens) {
+    if (s.vectors <= 0) return;  // the caller has no place for them
     __syncthreads();
-#pragma unroll
-    for (int k = 0; k < thread_vectors; ++k) {
-      const int v = slot + k * slots;
-      if (v >= s.vectors || slot >= slots) continue;
-      float2 states[warps];
-      float high = -INFINITY;
-#pragma unroll
-      for (int w = 0; w < warps; ++w) {
-        states[w] = shared.states[w][v];
-        high = states[w].y == 0.0f ? high : fmaxf(high, states[w].x);
+    const bool is_shared = s.first_block != s.last_block;
+#pragma unroll 1
+    for (bool merges = false;; merges = true) {
+#pragma unroll 1
+      for (int v = slot; v < s.vectors && slot < slots; v += slots) {
+        Quad x;
+        if (merges) {
+          add_blocks(s, v, x);
+        } else if (has_tokens) {
+          add_warps(v, x);
+        }
+        if (is_shared && !merges) {
+          leave(s, v, x);
+        } else {
+          complete(s, v, x);
+        }
       }
-      total.base[k] = high;
+      if (!is_shared || merges) break;
+      if (!arrives_last(call, s, &shared.is_last)) return;
+    }
+    __syncthreads();
+#pragma unroll 1
+    for (int v = warp; v < s.vectors; v += warps) store(s, v);
+  }
+
+ private:
+  /// x = what the warps have published.
+  __device__ __forceinline__ void add_warps(int v, Quad& x) const {
+    float2 states[warps];
 #pragma unroll
-      for (int w = 0; w < warps; ++w) {
-        const float factor = states[w].y == 0.0f ? 0.0f : exp2_approximate(states[w].x - high);
-        total.denominator[k] = __fmaf_rn(states[w].y, factor, total.denominator[k]);
-        add_quad(total.sums[k], *reinterpret_cast<const float4*>(&shared.sums[w][v][4 * quad]),
-                 factor);
+    for (int w = 0; w < warps; ++w) {
+      states[w] = shared.states[w][v];
+      x.base = states[w].y == 0.0f ? x.base : fmaxf(x.base, states[w].x);
+    }
+#pragma unroll
+    for (int w = 0; w < warps; ++w) {
+      const float factor = states[w].y == 0.0f ? 0.0f : exp2_approximate(states[w].x - x.base);
+      x.add(*reinterpret_cast<const float4*>(&shared.sums[w][v][4 * quad]), states[w].y, factor);
+    }
+  }
+
+  /// Where thread block `b` leaves its share of a segment's unit: a thread block shares at most one
+  /// unit with those before it and one, as the first, with those behind it.
+  [[nodiscard]] __device__ __forceinline__ static std::size_t partial_of(const Segment& s, int b) {
+    const int place = b == s.first_block ? static_cast<int>(gridDim.x) + b : b;
+    return static_cast<std::size_t>(place) * vectors;
+  }
+  /// Writes this thread block's share of a unit.
+  __device__ __forceinline__ void leave(const Segment& s, int v, const Quad& x) const {
+    const std::size_t own = partial_of(s, static_cast<int>(blockIdx.x)) + v;
+    reinterpret_cast<float4*>(call.partial_sums + own * width)[quad] = x.sums;
+    if (quad == 0) call.partial_states[own] = {x.base, x.denominator};
+  }
+
+  /// x = what all thread blocks of a unit have left, in their order.
+  __device__ __forceinline__ void add_blocks(const Segment& s, int v, Quad& x) const {
+#pragma unroll 1
+    for (int begin = s.first_block; begin <= s.last_block; begin += merge_batch) {
+      float4 sums[merge_batch];
+      float2 states[merge_batch];
+      const int count = s.last_block - begin + 1;
+      const std::size_t first = partial_of(s, begin) + v,
+                        other = static_cast<std::size_t>(begin) * vectors + v;
+      const float2* state_at = call.partial_states + other;
+      const float4* sums_at =
+          reinterpret_cast<const float4*>(call.partial_sums + other * width) + quad;
+      states[0] = __ldcg(call.partial_states + first);
+      sums[0] = __ldcg(reinterpret_cast<const float4*>(call.partial_sums + first * width) + quad);
+#pragma unroll
+      for (int i = 1; i < merge_batch; ++i) {  // all loads in flight at once
+        states[i] = {0.0f, 0.0f};
+        sums[i] = {0.0f, 0.0f, 0.0f, 0.0f};
+        if (i >= count) continue;
+        states[i] = __ldcg(state_at + i * vectors);
+        sums[i] = __ldcg(sums_at + i * (vectors * width / 4));
+      }
+      float high = x.base;
+#pragma unroll
+      for (int i = 0; i < merge_batch; ++i) {
+        high = states[i].y == 0.0f ? high : fmaxf(high, states[i].x);
+      }
+      const float old_factor = x.denominator == 0.0f ? 0.0f : exp2_approximate(x.base - high);
+      x.scale(old_factor);
+      x.denominator *= old_factor;
+      x.base = high;
+#pragma unroll
+      for (int i = 0; i < merge_batch; ++i) {
+        const float factor = states[i].y == 0.0f ? 0.0f : exp2_approximate(states[i].x - high);
+        x.add(sums[i], states[i].y, factor);
       }
     }
   }
 
-  __device__ static void clear(Total& total) {
-#pragma unroll
-    for (int k = 0; k < thread_vectors; ++k) {
-      total.base[k] = -INFINITY;
-      total.denominator[k] = 0.0f;
-      total.sums[k] = {0.0f, 0.0f, 0.0f, 0.0f};
-    }
-  }
-
-  __device__ __forceinline__ static void scale_quad(float4& x, float factor) {
-    x.x *= factor;
-    x.y *= factor;
-    x.z *= factor;
-    x.w *= factor;
-  }
-  __device__ __forceinline__ static void add_quad(float4& x, const float4& y, float factor) {
-    x.x = __fmaf_rn(y.x, factor, x.x);
-    x.y = __fmaf_rn(y.y, factor, x.y);
-    x.z = __fmaf_rn(y.z, factor, x.z);
-    x.w = __fmaf_rn(y.w, factor, x.w);
-  }
-
-  /// Divides, leaves the basis and stores the tile's rows.
-  __device__ void store(const Segment& s, Total& total) {
+  /// Adds the sink logit, divides, and leaves the vector for `store`.
+  __device__ __forceinline__ void complete(const Segment& s, int v, Quad& x) {
     constexpr float log2e = 1.4426950408889634f, ln2 = 0.69314718055994531f;
-#pragma unroll
-    for (int k = 0; k < thread_vectors; ++k) {
-      const int v = slot + k * slots;
-      if (v >= s.vectors || slot >= slots) continue;
-      const int row = row_of(s, v);
-      const int head = s.unit * group() + s.first_vector + v - row * group();
-      float base = total.base[k], denominator = total.denominator[k];
-      if (call.params.sink_logits != nullptr) {
-        const float sink = call.params.sink_logits[head] * log2e;
-        const float high = fmaxf(base, sink);
-        if (high > -INFINITY) {
-          const float factor = denominator == 0.0f ? 0.0f : exp2f(base - high);
-          denominator = denominator * factor + exp2f(sink - high);
-          base = high;
-          scale_quad(total.sums[k], factor);
-        }
-      }
-      scale_quad(total.sums[k], denominator == 0.0f ? 0.0f : 1.0f / denominator);
-      *reinterpret_cast<float4*>(&shared.result[v][4 * quad]) = total.sums[k];
-      if (call.lse_ln != nullptr && quad == 0) {
-        call.lse_ln[std::int64_t{s.row0 + row} * call.r.shape.query_heads + head] =
-            denominator == 0.0f ? -INFINITY : (base + log2f(denominator)) * ln2;
+    const int row = row_of(s, v);
+    const int head = s.unit * group() + s.first_vector + v - row * group();
+    if (call.params.sink_logits != nullptr) {
+      const float sink = call.params.sink_logits[head] * log2e;
+      const float high = fmaxf(x.base, sink);
+      if (high > -INFINITY) {
+        const float factor = x.denominator == 0.0f ? 0.0f : exp2f(x.base - high);
+        x.scale(factor);
+        x.denominator = x.denominator * factor + exp2f(sink - high);
+        x.base = high;
       }
     }
-    __syncthreads();
-    for (int v = warp; v < s.vectors; v += warps) {
-      float x[lane_channels];
-#pragma unroll
-      for (int k = 0; k < lane_channels; ++k) {
-        const int c = lane.index + 32 * k;
-        x[k] = c < width ? shared.result[v][c] : 0.0f;
-      }
-      turn_warp<typename Policy::value_codec, width, false>(Side::value, x, shared.result[v],
-                                                            lane.index);
-      const std::int64_t row = s.row0 + row_of(s, v);
-      const int head = s.unit * group() + (s.first_vector + v) % group();
-#pragma unroll
-      for (int k = 0; k < lane_channels; ++k) {
-        const int c = lane.index + 32 * k;
-        if (c < width) call.output.put(row, head, c, x[k]);
-      }
-    }
-    __syncthreads();
-  }
-
-  /// Where thread block `b` leaves its share of a segment's unit.
-  [[nodiscard]] __device__ static std::size_t partial_of(const Segment& s, int b) {
-    return static_cast<std::size_t>(2 * b + (b == s.first_block ? 1 : 0)) * vectors;
-  }
-
-  /// total = what all thread blocks of a unit have left, in their order.
-  __device__ void merge_partials(const Segment& s, Total& total) {
-#pragma unroll
-    for (int k = 0; k < thread_vectors; ++k) {
-      const int v = slot + k * slots;
-      if (v >= s.vectors || slot >= slots) continue;
-      float base = -INFINITY, denominator = 0.0f;
-      float4 sums = {0.0f, 0.0f, 0.0f, 0.0f};
-      for (int begin = s.first_block; begin <= s.last_block; begin += merge_batch) {
-        float4 x[merge_batch];
-        float2 states[merge_batch];
-#pragma unroll
-        for (int i = 0; i < merge_batch; ++i) {  // all loads in flight at once
-          const int b = begin + i <= s.last_block ? begin + i : s.last_block;
-          const std::size_t from = partial_of(s, b) + v;
-          states[i] = __ldcg(call.partial_states + from);
-          x[i] = __ldcg(reinterpret_cast<const float4*>(call.partial_sums + from * width) + quad);
-        }
-        float high = base;
-#pragma unroll
-        for (int i = 0; i < merge_batch; ++i) {
-          if (begin + i > s.last_block) states[i].y = 0.0f;
-          high = states[i].y == 0.0f ? high : fmaxf(high, states[i].x);
-        }
-        const float old_factor = denominator == 0.0f ? 0.0f : exp2_approximate(base - high);
-        denominator *= old_factor;
-        scale_quad(sums, old_factor);
-        base = high;
-#pragma unroll
-        for (int i = 0; i < merge_batch; ++i) {
-          const float factor = states[i].y == 0.0f ? 0.0f : exp2_approximate(states[i].x - high);
-          denominator = __fmaf_rn(states[i].y, factor, denominator);
-          add_quad(sums, x[i], factor);
-        }
-      }
-      total.base[k] = base;
-      total.denominator[k] = denominator;
-      total.sums[k] = sums;
+    x.scale(x.denominator == 0.0f ? 0.0f : 1.0f / x.denominator);
+    *reinterpret_cast<float4*>(&shared.result[v][4 * quad]) = x.sums;
+    if (call.lse_ln != nullptr && quad == 0) {
+      call.lse_ln[std::int64_t{s.row0 + row} * call.r.shape.query_heads + head] =
+          x.denominator == 0.0f ? -INFINITY : (x.base + log2f(x.denominator)) * ln2;
     }
   }
 
-  /// Writes this thread block's share of a unit; true in the last thread block to do so, with
-  /// `total` that of all.
-  __device__ bool meet(const Segment& s, Total& total) {
-    const std::size_t own = partial_of(s, static_cast<int>(blockIdx.x));
+  /// Takes a vector out of the codec's basis and stores it, by one warp.
+  __device__ __forceinline__ void store(const Segment& s, int v) {
+    float x[lane_channels];
 #pragma unroll
-    for (int k = 0; k < thread_vectors; ++k) {
-      const int v = slot + k * slots;
-      if (v >= s.vectors || slot >= slots) continue;
-      reinterpret_cast<float4*>(call.partial_sums + (own + v) * width)[quad] = total.sums[k];
-      if (quad == 0) call.partial_states[own + v] = {total.base[k], total.denominator[k]};
+    for (int k = 0; k < lane_channels; ++k) {
+      const int c = lane.index + 32 * k;
+      x[k] = c < width ? shared.result[v][c] : 0.0f;
     }
-    if (!arrives_last(call, s, &shared.is_last)) return false;
-    merge_partials(s, total);
-    return true;
+    turn_warp<typename Policy::value_codec, width, false>(Side::value, x, shared.result[v],
+                                                          lane.index);
+    const int row = row_of(s, v);
+    const int head = s.unit * group() + s.first_vector + v - row * group();
+    const MutableHeadRows& out = call.output;
+    const std::int64_t at = std::int64_t{s.row0 + row} * out.row_stride + head * out.head_stride;
+    if (out.scalar == Scalar::f32) {
+      store_channels(static_cast<float*>(out.data) + at, x, [](float y) { return y; });
+    } else if (out.scalar == Scalar::f16) {
+      store_channels(static_cast<F16*>(out.data) + at, x, to_f16_saturating);
+    } else {
+      store_channels(static_cast<BF16*>(out.data) + at, x, to_bf16);
+    }
+  }
+  template <class T, class Round>
+  __device__ __forceinline__ void store_channels(T* to, const float (&x)[lane_channels],
+                                                 Round&& round) const {
+#pragma unroll
+    for (int k = 0; k < lane_channels; ++k) {
+      const int c = lane.index + 32 * k;
+      if (c < width) to[c] = round(x[k]);
+    }
   }
 };
 

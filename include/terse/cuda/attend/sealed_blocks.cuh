@@ -21,10 +21,8 @@ struct SealedBlocks : QueryTile<Config> {
   using Base::Base;
   using Base::call;
   using Base::lane;
-  using Base::mask_of;
   using Base::norm;
   using Base::query_stride;
-  using Base::row_of;
   using Base::shared;
   using Base::tiles;
   using Base::vectors;
@@ -35,47 +33,52 @@ struct SealedBlocks : QueryTile<Config> {
   using typename Base::Source;
   using typename Base::Values;
 
-  /// Masks logits of a block for the lane's columns.
-  __device__ void mask_block(const Segment& s, int entry, float (&x)[tiles][4][4]) const {
-    int row_of_last = -1;
-    std::uint64_t mask = 0;
+  /// Caps and masks logits of a block, where they are not to be taken as they are.
+  __device__ __forceinline__ void correct(const Segment& s, const EntryNote& note,
+                                          const RunningSoftmax<tiles>& softmax,
+                                          float (&x)[tiles][4][4]) const {
+    if (note.is_plain()) return;
+    BlockLogits<tiles> logits;
+#pragma unroll
+    for (int n = 0; n < tiles; ++n) {
+      logits.base[n][0] = softmax.base[n][0];
+      logits.base[n][1] = softmax.base[n][1];
+#pragma unroll
+      for (int m = 0; m < 4; ++m) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) logits.x[n][m][i] = x[n][m][i];
+      }
+    }
+    logits = corrected<Order>(call, s, note, logits);
 #pragma unroll
     for (int n = 0; n < tiles; ++n) {
 #pragma unroll
-      for (int i = 0; i < 2; ++i) {
-        const int v = 8 * n + 2 * lane.t + i;
-        const int row = row_of(s, v);
-        if (row != row_of_last) mask = mask_of(s, v, entry).decoded;
-        row_of_last = v < s.vectors ? row : -1;
+      for (int m = 0; m < 4; ++m) {
 #pragma unroll
-        for (int m = 0; m < 4; ++m) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            if ((mask >> Order::token(m, half, lane.g) & 1u) == 0)
-              x[n][m][2 * half + i] = -INFINITY;
-          }
-        }
+        for (int i = 0; i < 4; ++i) x[n][m][i] = logits.x[n][m][i];
       }
     }
   }
 
-  /// Exponentials through shared memory into B operands.
-  __device__ __forceinline__ void exchange(float (&s)[tiles][4][4], const std::uint32_t (&read)[2],
-                                           std::uint32_t (&p)[tiles][2][4]) const {
-    const std::uint32_t base =
-        shared_address(shared.exchange) + static_cast<unsigned>(warp * tiles) * 1024u;
+  /// Shared addresses of the lane in the exchange of probabilities.
+  struct ExchangePlaces {
+    std::uint32_t write;    ///< of its row in a tile of eight, before it is swizzled
+    std::uint32_t read[2];  ///< of the row that it names for each pair of steps
+  };
+
+  /// Probabilities `[tile, m-tile, half]` through shared memory into B operands.
+  __device__ __forceinline__ static void exchange(const std::uint32_t (&pairs)[tiles][4][2],
+                                                  const ExchangePlaces& places,
+                                                  std::uint32_t (&p)[tiles][2][4]) {
 #pragma unroll
     for (int n = 0; n < tiles; ++n) {
 #pragma unroll
       for (int m = 0; m < 4; ++m) {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
-          const float a = exp2_approximate(s[n][m][2 * half]);
-          const float b = exp2_approximate(s[n][m][2 * half + 1]);
-          store_shared_4(base + static_cast<unsigned>(n) * 1024u +
-                             static_cast<unsigned>(Order::row(m, half, lane.g)) * 16u +
-                             static_cast<unsigned>(lane.t) * 4u,
-                         pack_half2(a, b));
+          store_shared_4((places.write ^ static_cast<unsigned>(Order::swizzle(m, half) * 16)) +
+                             static_cast<unsigned>(n * 1024 + (2 * m + half) * 128),
+                         pairs[n][m][half]);
         }
       }
     }
@@ -84,23 +87,26 @@ struct SealedBlocks : QueryTile<Config> {
     for (int n = 0; n < tiles; ++n) {
 #pragma unroll
       for (int pair = 0; pair < 2; ++pair) {
-        load_transposed(p[n][pair], read[pair] + static_cast<unsigned>(n) * 1024u);
+        load_transposed(p[n][pair], places.read[pair] + static_cast<unsigned>(n) * 1024u);
       }
     }
     __syncwarp();
   }
 
-  /// Shared addresses from which the lane's row of each pair of steps is read.
-  __device__ __forceinline__ void exchange_rows(std::uint32_t (&read)[2]) const {
+  [[nodiscard]] __device__ __forceinline__ ExchangePlaces exchange_places() const {
+    const std::uint32_t own =
+        shared_address(shared.exchange) + static_cast<unsigned>(warp * tiles) * 1024u;
     const int matrix = lane.index / 8, r = lane.index % 8;
+    ExchangePlaces places;
+    places.write = pinned(own + static_cast<unsigned>(lane.g * 16 + lane.t * 4));
 #pragma unroll
     for (int pair = 0; pair < 2; ++pair) {
       const int step = 2 * pair + (Values::steps_interleaved ? matrix & 1 : matrix >> 1);
       const int half = Values::steps_interleaved ? matrix >> 1 : matrix & 1;
       const int token = 16 * step + 4 * (r / 2) + 2 * half + r % 2;
-      read[pair] = shared_address(shared.exchange) + static_cast<unsigned>(warp * tiles) * 1024u +
-                   static_cast<unsigned>(Order::row_of_token(token)) * 16u;
+      places.read[pair] = pinned(own + static_cast<unsigned>(Order::row_of_token(token)) * 16u);
     }
+    return places;
   }
 
   /// Writes one warp's sums to shared memory, or adds them to those it has written (`combine`).
@@ -150,39 +156,23 @@ struct SealedBlocks : QueryTile<Config> {
     }
     typename Values::Sums sums;
     RunningSoftmax<tiles> softmax;
-    softmax.start();
-    std::uint32_t read[2];
-    exchange_rows(read);
-    const std::uint32_t ones = shared_address(shared.ones);
+    softmax.start(s.vectors, lane.t);
+    const ExchangePlaces exchange_at = exchange_places();
+    const typename Values::Places values_at = Values::places(shared_address(shared.ones));
     while (source.has_block()) {
-      const BlockInfo block = source.wait(call);
+      const std::uint32_t keys = source.wait(call);
       float x[tiles][4][4];
-      Keys::logits(block.keys, query, norm, softmax.base, x);
+      Keys::logits(keys, query, norm, softmax.base, x);
       source.next_part(call);
-      if (call.params.logit_soft_cap > 0) cap(softmax, x);
-      if (!block.whole) mask_block(s, source.entry(), x);
-      softmax.settle(x, [&](int n, float c0, float c1) { Values::scale(sums, n, c0, c1); });
-      std::uint32_t p[tiles][2][4];
-      exchange(x, read, p);
-      Values::add(source.values(), ones, p, sums);
+      correct(s, source.note(), softmax, x);
+      std::uint32_t pairs[tiles][4][2], p[tiles][2][4];
+      softmax.exponentials(x, pairs,
+                           [&](int n, float c0, float c1) { Values::scale(sums, n, c0, c1); });
+      exchange(pairs, exchange_at, p);
+      Values::add(source.values(), values_at, p, sums);
       source.release(call);
     }
     publish<Values>(sums, softmax, after_exact);
-  }
-
-  template <int MTiles>
-  __device__ void cap(const RunningSoftmax<tiles>& softmax, float (&x)[tiles][MTiles][4]) const {
-#pragma unroll
-    for (int n = 0; n < tiles; ++n) {
-#pragma unroll
-      for (int m = 0; m < MTiles; ++m) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const float base = softmax.base[n][i & 1];
-          x[n][m][i] = soft_capped(x[n][m][i] + base, call.params.logit_soft_cap) - base;
-        }
-      }
-    }
   }
 };
 

@@ -18,22 +18,24 @@ struct Segment {
   int first_vector = 0, vectors = 0;    ///< of the tile
   int arrival = 0;                      ///< index of the head's counter, tile by tile
   std::int64_t row0 = 0;                ///< first query row of the part
-  int begin = 0, end = 0;               ///< places inside the head
+  int begin = 0, end = 0;               ///< places of the head, without the empty ones
   int first_block = 0, last_block = 0;  ///< thread blocks that share the head
   bool is_last = false;                 ///< of the thread block's segments
 };
 
-/// The segment at walk.place, which is not the walk's end; moves the walk behind it. `vectors`: of
-/// a tile.
+/// The segment at walk.place or behind the empty places there; moves the walk behind it. False, and
+/// the walk has ended, where only empty places are left; the segment before was the last then, for
+/// they are taken from the walk's end with it. `vectors`: of a tile.
 template <class Ref>
-__device__ __forceinline__ void next_segment(const AttendCall<Ref>& call, int vectors, Walk& walk,
-                                             Segment& out) {
+[[nodiscard]] __device__ __forceinline__ bool next_segment(const AttendCall<Ref>& call, int vectors,
+                                                           Walk& walk, Segment& out) {
   const int lists = call.r.shape.rows, place = walk.place;
+  if (place >= walk.end) return false;
 #pragma unroll 1
   for (;;) {
     if (!walk.knows_list) walk.work = list_work(call, walk.list, vectors);
     walk.knows_list = true;
-    const int own = walk.work.places * walk.work.heads;
+    const int own = (walk.work.places + walk.empty) * walk.work.heads;
     if (place < walk.list_begin + own) break;
     walk.list_begin += own;
     walk.heads_before += walk.work.heads;
@@ -46,10 +48,16 @@ __device__ __forceinline__ void next_segment(const AttendCall<Ref>& call, int ve
   s.part = lists == 1 ? walk.list : walk.list / lists;
   s.list = walk.list - s.part * lists;
   const int inside = place - walk.list_begin;
-  const int head_tile = inside / s.work.places;
-  s.begin = inside - head_tile * s.work.places;
-  const int left = walk.end - place;
-  s.end = left < s.work.places - s.begin ? s.begin + left : s.work.places;
+  const int empty = walk.empty, stretch = s.work.places + empty;
+  const int head_tile = inside / stretch;
+  const int from = inside - head_tile * stretch, left = walk.end - place;
+  const int to = left < stretch - from ? from + left : stretch;
+  if (to <= empty) {
+    walk.end = place;
+    return false;
+  }
+  s.begin = from > empty ? from - empty : 0;
+  s.end = to - empty;
   const int head = s.work.tiles == 1 ? head_tile : head_tile / s.work.tiles;
   s.kv_head = s.list * heads_per_list<Ref>(call.r.shape) + head;
   s.unit = s.kv_head;
@@ -60,13 +68,15 @@ __device__ __forceinline__ void next_segment(const AttendCall<Ref>& call, int ve
   s.arrival = walk.heads_before + head_tile;
   s.row0 = walk.rows_before;
   if (s.row0 + s.work.rows > call.num_rows) s.vectors = 0;  // the caller has no place for them
-  const int head_begin = place - s.begin;
+  const int head_begin = place - from;
   const int block = static_cast<int>(blockIdx.x);
-  s.first_block = s.begin == 0 ? block : walk.block_of(head_begin);
-  s.last_block = s.end == s.work.places ? block : walk.block_of(head_begin + s.work.places - 1);
-  walk.place = place + (s.end - s.begin);
-  s.is_last = walk.place >= walk.end;
+  s.first_block = s.begin == 0 ? block : walk.block_of(head_begin + empty);
+  s.last_block = to == stretch ? block : walk.block_of(head_begin + stretch - 1);
+  walk.place = place + (to - from);
+  if (walk.end - walk.place <= empty) walk.end = walk.place;
+  s.is_last = walk.place == walk.end;
   out = s;
+  return true;
 }
 
 /// Tells that the calling thread block has left its share of a segment's head in memory; whether it

@@ -22,49 +22,84 @@ inline constexpr float softmax_floor = 4.0f;
 
 template <int Tiles>
 struct RunningSoftmax {
-  float base[Tiles][2];   // of the lane's columns, log2 units
-  float limit[Tiles][2];  // softmax_ceiling once a logit was seen, before that below everything
+  float base[Tiles][2];     // of the lane's columns, log2 units
+  bool has_base[Tiles][2];  // whether a logit was seen, or none will be
+  std::uint32_t not_all;    // sign bits of both halves, until all columns have a base
 
-  __device__ __forceinline__ void start() {
-#pragma unroll
-    for (int n = 0; n < Tiles; ++n) {
-      base[n][0] = base[n][1] = 0.0f;
-      limit[n][0] = limit[n][1] = -FLT_MAX;
-    }
-  }
-
-  /// Moves bases so that `s [tile, m-tile, 4]`, which is relative to them, stays below the ceiling.
-  /// `scale(n, c0, c1)` multiplies the sums of a tile's columns.
-  template <int MTiles, class Scale>
-  __device__ __forceinline__ void settle(float (&s)[Tiles][MTiles][4], Scale&& scale) {
-    float high[Tiles][2];
-    bool moves = false;
+  /// For `vectors` columns; lane `t` of a group has columns 8n + 2t and 8n + 2t + 1. Those beyond
+  /// the vectors, whose queries are zero, keep the base 0.
+  __device__ __forceinline__ void start(int vectors, int t) {
+    not_all = 0x80008000u;
 #pragma unroll
     for (int n = 0; n < Tiles; ++n) {
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        high[n][i] = fmaxf(s[n][0][i], s[n][0][2 + i]);
-#pragma unroll
-        for (int m = 1; m < MTiles; ++m) {
-          high[n][i] = fmaxf(high[n][i], fmaxf(s[n][m][i], s[n][m][2 + i]));
-        }
-        moves = moves || high[n][i] > limit[n][i];
+        base[n][i] = 0.0f;
+        has_base[n][i] = 8 * n + 2 * t + i >= vectors;
       }
     }
-    if (!__any_sync(~0u, moves)) return;
+  }
+
+  /// p `[tile, m-tile, half]` = 2^s of pairs of columns as fp16, s `[tile, m-tile, 4]` relative to
+  /// the base. Moves bases, and s with them, so that none exceeds the ceiling; `scale(n, c0, c1)`
+  /// multiplies the sums of a tile's columns.
+  template <int MTiles, class Scale>
+  __device__ __forceinline__ void exponentials(float (&s)[Tiles][MTiles][4],
+                                               std::uint32_t (&p)[Tiles][MTiles][2],
+                                               Scale&& scale) {
+    raise(s, p);
+    std::uint32_t high = p[0][0][0];
+#pragma unroll
+    for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+      for (int m = 0; m < MTiles; ++m) high = max_half2(high, max_half2(p[n][m][0], p[n][m][1]));
+    }
+    // The sum sets the sign of halves that are above the ceiling.
+    const std::uint32_t exceeds = ((high + above_ceiling) | not_all) & 0x80008000u;
+    if (!__any_sync(~0u, exceeds != 0)) return;
+    move(s, scale);
+    raise(s, p);
+  }
+
+ private:
+  static constexpr std::uint32_t ceiling_half = 0x5c00;  // 2^softmax_ceiling
+  static constexpr std::uint32_t above_ceiling = (0x7fffu - ceiling_half) * 0x10001u;
+  static_assert(softmax_ceiling == 8.0f);
+
+  template <int MTiles>
+  __device__ __forceinline__ static void raise(const float (&s)[Tiles][MTiles][4],
+                                               std::uint32_t (&p)[Tiles][MTiles][2]) {
+#pragma unroll
+    for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+      for (int m = 0; m < MTiles; ++m) {
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          p[n][m][half] = pack_half2(exp2_approximate(s[n][m][2 * half]),
+                                     exp2_approximate(s[n][m][2 * half + 1]));
+        }
+      }
+    }
+  }
+
+  template <int MTiles, class Scale>
+  __device__ __forceinline__ void move(float (&s)[Tiles][MTiles][4], Scale&& scale) {
+    bool all = true;
 #pragma unroll
     for (int n = 0; n < Tiles; ++n) {
       float factor[2], shift[2];
 #pragma unroll
       for (int i = 0; i < 2; ++i) {
-        float x = high[n][i];
+        float x = fmaxf(s[n][0][i], s[n][0][2 + i]);
+#pragma unroll
+        for (int m = 1; m < MTiles; ++m) x = fmaxf(x, fmaxf(s[n][m][i], s[n][m][2 + i]));
 #pragma unroll
         for (int d = 4; d < 32; d *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, d));
-        const bool moved = x > limit[n][i];
-        const bool first = limit[n][i] < 0.0f;
+        const bool moved = x > (has_base[n][i] ? softmax_ceiling : -FLT_MAX);
         shift[i] = moved ? x - softmax_floor : 0.0f;
-        factor[i] = moved && !first ? exp2_approximate(-shift[i]) : 1.0f;
-        limit[n][i] = moved ? softmax_ceiling : limit[n][i];
+        factor[i] = moved && has_base[n][i] ? exp2_approximate(-shift[i]) : 1.0f;
+        has_base[n][i] = has_base[n][i] || moved;
+        all = all && has_base[n][i];
         base[n][i] += shift[i];
       }
 #pragma unroll
@@ -74,6 +109,7 @@ struct RunningSoftmax {
       }
       scale(n, factor[0], factor[1]);
     }
+    not_all = all ? 0u : 0x80008000u;
   }
 };
 

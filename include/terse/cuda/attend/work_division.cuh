@@ -2,9 +2,11 @@
 /// lengths that lie there, so that a captured launch serves any lengths.
 ///
 /// Work is laid out on one line: part after part, list after list, KV head after KV head, tile of
-/// query vectors after tile. A head's stretch is one place per entry that is read decoded, then
-/// `exact_places` places per block of exact tokens. Thread block b of B takes the places
-/// from total / B * b on, the first total % B of them one more.
+/// query vectors after tile. A head's stretch begins with empty places, for the time that it takes
+/// to begin and to end one; then follow one place per entry that is read decoded and `exact_places`
+/// places per block of exact tokens. Thread block b of B takes the places from total / B * b on,
+/// the first total % B of them one more. Where all stretches are equally long, each thread block
+/// takes whole ones, or each stretch whole thread blocks, unless that takes longer.
 #pragma once
 
 #include <cstdint>
@@ -32,6 +34,7 @@ struct AttendCall {
   int group;    // query heads of a KV head
   float scale;  // of the logits, in units of log2
   int exact_places;
+  int segment_places;  // empty ones
   bool lengths_are_settled;
   float* partial_sums;     // [2 * grid, vector, width]
   float2* partial_states;  // [2 * grid, vector]: {base, denominator}
@@ -43,7 +46,8 @@ struct ListWork {
   int sequence = 0;
   int rows = 0;          ///< query rows of the part
   int decoded = 0;       ///< leading entries that some row reads decoded
-  int plain_end = 0;     ///< leading entries that every row reads decoded and whole, but for masks
+  int plain_end = 0;     ///< leading entries of which every row reads the tokens that live, decoded
+  int unwritten = 0;     ///< leading entries of which a step's append writes nothing in the tables
   int exact_first = 0;   ///< first entry that some row may read exactly
   int exact_blocks = 0;  ///< such entries
   int exact_items = 0;   ///< exact_blocks, and one more for the sinks
@@ -52,8 +56,8 @@ struct ListWork {
   bool exact_in_order = false;
   int origin = 0;
   int oldest = 0;  ///< position of the first query row
-  int places = 0;
-  int heads = 0;  ///< KV heads times tiles
+  int places = 0;  ///< of a stretch, without the empty ones
+  int heads = 0;   ///< KV heads times tiles
   int tiles = 0;
 };
 
@@ -88,12 +92,11 @@ template <class Ref>
   w.tiles = ceil_div(w.rows * call.group, tile_vectors);
   w.heads = heads_per_list<Ref>(r.shape) * w.tiles;
   w.places = 1;  // a row that sees nothing is written too
-  if (!in_range || sequence.alive == 0 || sequence.failed != 0 ||
-      sequence.generation != step.sequence.generation) {
-    w.sequence = -1;
-    return w;
-  }
-  w.sequence = i;
+  w.sequence = -1;
+  if (!in_range || sequence.alive == 0 || sequence.generation != step.sequence.generation) return w;
+  // An append in front may make it fail meanwhile: its places stay, so that all thread blocks
+  // divide the same line.
+  if (sequence.failed == 0) w.sequence = i;
   // Positions are below 2^31; divisions of 64 bits would cost more than all else here.
   const int visible = static_cast<int>(sequence.length_tokens) + sequence.pending_tokens;
   w.oldest = visible - w.rows;
@@ -109,10 +112,12 @@ template <class Ref>
     return clamp(count - 1 - newest_block + ((position - origin) >> 6), 0, count);
   };
   w.origin = origin;
+  w.unwritten = entry_of(static_cast<int>(sequence.length_tokens));
   if (r.shape.open) {
     const int end = oldest + 1;  // what all rows see
     w.decoded = count;
-    w.plain_end = !call.params.causal ? count : (end >= sealed_end ? entry_of(end) : 0);
+    const bool sees_all = !call.params.causal || w.rows == 1;
+    w.plain_end = sees_all ? count : (end >= sealed_end ? entry_of(end) : 0);
   } else {
     const int exact_begin = static_cast<int>(grid.exact_begin);
     const int granule = r.shape.tail.granule_tokens;
@@ -124,14 +129,16 @@ template <class Ref>
     const int unit = list * r.shape.units_per_row;
     const auto first_from = [&](int position) {  // entries whose first token lies there or later
       int e = entry_of(position > sealed_end ? position : sealed_end);
-      while (position < sealed_end && e > 0 && r.first_position(i, unit, e - 1) >= position) --e;
+      // Past the first-level cache: an append may be writing beside what is read here.
+      const auto first_of = [&](int entry) { return __ldcg(&r.first_position(i, unit, entry)); };
+      while (position < sealed_end && e > 0 && first_of(e - 1) >= position) --e;
       return e;
     };
     const int sealed = sealed_before(oldest);
     const int seen = call.params.causal && oldest + 1 < sealed ? oldest + 1 : sealed;
     w.exact_first = first_from(sealed);
     w.decoded = w.rows == 1 ? w.exact_first : first_from(sealed_before(newest));
-    w.plain_end = seen >= sealed_end ? entry_of(seen) : (w.rows == 1 ? w.decoded : 0);
+    w.plain_end = w.rows == 1 ? w.decoded : (seen >= sealed_end ? entry_of(seen) : 0);
     w.exact_blocks = count - w.exact_first;
     w.exact_in_order = w.rows == 1 && sealed >= sealed_end;
     const int block = newest_block - (w.exact_blocks - 1);
@@ -150,6 +157,7 @@ struct Walk {
   int end = 0;
   int each = 0;  ///< places of a thread block: the first `longer` have one more
   int longer = 0;
+  int empty = 0;            ///< empty places of a stretch
   int list = 0;             ///< part * lists + list
   bool knows_list = false;  ///< whether `work` is that of `list`
   int list_begin = 0;       ///< its first place
@@ -157,11 +165,11 @@ struct Walk {
   int rows_before = 0;      ///< query rows of earlier parts
   ListWork work{};
 
-  [[nodiscard]] __device__ int first_place(int block) const {
+  [[nodiscard]] TERSE_HOST_DEVICE int first_place(int block) const {
     return each * block + (block < longer ? block : longer);
   }
   /// The thread block that has the place `at`.
-  [[nodiscard]] __device__ int block_of(int at) const {
+  [[nodiscard]] TERSE_HOST_DEVICE int block_of(int at) const {
     const unsigned in_longer = static_cast<unsigned>(each + 1) * static_cast<unsigned>(longer);
     const auto p = static_cast<unsigned>(at);
     return p < in_longer ? static_cast<int>(p / static_cast<unsigned>(each + 1))
@@ -173,11 +181,39 @@ struct WorkScratch {
   int places[32];
   int heads[32];
   int rows[32];
+  int shortest[32];
+  int longest[32];
+};
+
+/// A division of `heads` stretches of `places` places among `grid` thread blocks at whose borders
+/// stretches begin or end.
+struct EvenDivision {
+  int each = 0;   ///< places of a thread block; 0: dividing the whole line equally takes less time
+  int empty = 0;  ///< places at the begin of a stretch that hold nothing, fewer than `each`
+
+  /// Stretches cost `segment_places` more than their places; a thread block has `least_each` places
+  /// at least.
+  [[nodiscard]] TERSE_HOST_DEVICE static EvenDivision find(int heads, int places,
+                                                           int segment_places, int least_each,
+                                                           int grid) {
+    const auto larger = [](int a, int b) { return a > b ? a : b; };
+    const int line = heads * (places + segment_places);
+    const int equal = larger(ceil_div(line, grid), least_each) + segment_places;
+    if (heads >= grid) {
+      const int whole = ceil_div(heads, grid);
+      if (whole * (places + segment_places) > equal) return {};
+      return {whole * places, 0};
+    }
+    const int wanted = larger(ceil_div(places, grid / heads), least_each);
+    const int share = wanted < places ? wanted : places;
+    if (share + segment_places > equal) return {};
+    return {share, ceil_div(places, share) * share - places};
+  }
 };
 
 /// Sets `walk` (shared memory) to the calling thread block's share, of at least `LeastPlaces`
-/// places where there are as many. By all its threads, which meet at the end; false where there is
-/// none.
+/// places, empty ones included, where there are as many. By all its threads, which meet at the end;
+/// false where there is none.
 template <int Threads, int LeastPlaces, class Ref>
 [[nodiscard]] __device__ bool divide_work(const AttendCall<Ref>& call, int tile_vectors,
                                           WorkScratch& scratch, Walk& walk) {
@@ -187,13 +223,19 @@ template <int Threads, int LeastPlaces, class Ref>
   const int thread = static_cast<int>(threadIdx.x), lane = thread & 31, warp = thread >> 5;
   const int first = thread * per_thread;
   const int last = first + per_thread < lists ? first + per_thread : lists;
+  const int empty = call.segment_places;
   int places = 0, heads = 0, rows = 0;
+  unsigned shortest = ~0u, longest = 0;  // stretches
   ListWork w;
 #pragma unroll 1
   for (int i = first; i < last; ++i) {
     w = list_work(call, i, tile_vectors);
-    places += w.places * w.heads;
+    places += (w.places + empty) * w.heads;
     heads += w.heads;
+    if (w.heads > 0) {
+      shortest = min(shortest, static_cast<unsigned>(w.places));
+      longest = max(longest, static_cast<unsigned>(w.places));
+    }
     if (per_part == 1 || i % per_part == per_part - 1) rows += w.rows;
   }
   int places_to = places, heads_to = heads, rows_to = rows;
@@ -207,13 +249,17 @@ template <int Threads, int LeastPlaces, class Ref>
       rows_to += q;
     }
   }
+  shortest = __reduce_min_sync(~0u, shortest);
+  longest = __reduce_max_sync(~0u, longest);
   if (lane == 31) {
+    scratch.shortest[warp] = static_cast<int>(shortest);
+    scratch.longest[warp] = static_cast<int>(longest);
     scratch.places[warp] = places_to;
     scratch.heads[warp] = heads_to;
     scratch.rows[warp] = rows_to;
   }
   __syncthreads();
-  int total = 0, places_before = places_to - places;
+  int total = 0, all_heads = 0, places_before = places_to - places;
   int heads_before = heads_to - heads, rows_before = rows_to - rows;
 #pragma unroll
   for (int i = 0; i < Threads / 32; ++i) {
@@ -223,15 +269,33 @@ template <int Threads, int LeastPlaces, class Ref>
       rows_before += scratch.rows[i];
     }
     total += scratch.places[i];
+    all_heads += scratch.heads[i];
+    shortest = min(shortest, static_cast<unsigned>(scratch.shortest[i]));
+    longest = max(longest, static_cast<unsigned>(scratch.longest[i]));
   }
   if (total == 0) return false;  // every part is left out
   Walk own;
-  const int block = static_cast<int>(blockIdx.x), useful = ceil_div(total, LeastPlaces);
-  const int blocks = useful < static_cast<int>(gridDim.x) ? useful : static_cast<int>(gridDim.x);
-  own.each = total / blocks;
-  own.longer = total - own.each * blocks;
+  const int block = static_cast<int>(blockIdx.x), grid = static_cast<int>(gridDim.x);
+  EvenDivision even;
+  if (shortest == longest) {
+    even = EvenDivision::find(all_heads, static_cast<int>(longest), empty, LeastPlaces, grid);
+  }
+  int blocks = min(ceil_div(total, LeastPlaces), grid);
+  if (even.each > 0) {
+    const int stretch = static_cast<int>(longest) + even.empty;
+    total = all_heads * stretch;
+    places = heads * stretch;
+    places_before = heads_before * stretch;
+    blocks = ceil_div(total, even.each);
+    own.each = even.each;
+    own.empty = even.empty;
+  } else {
+    own.each = total / blocks;
+    own.longer = total - own.each * blocks;
+    own.empty = empty;
+  }
   own.place = block < blocks ? own.first_place(block) : total;
-  own.end = block < blocks ? own.first_place(block + 1) : total;
+  own.end = min(block < blocks ? own.first_place(block + 1) : total, total);
   if (places_before <= own.place && own.place < places_before + places && own.place < own.end) {
     own.list = first;
     own.knows_list = per_thread == 1;

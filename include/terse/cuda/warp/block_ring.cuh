@@ -24,6 +24,8 @@ class BlockRing {
   __device__ __forceinline__ void start(std::uint32_t places, std::uint32_t barriers, int lane) {
     places_ = places;
     barriers_ = barriers;
+    own_lane_ = 1u << lane;
+    lanes_to_own_ = own_lane_ | (own_lane_ - 1u);
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
       for (int s = 0; s < Stages; ++s) {
@@ -38,12 +40,19 @@ class BlockRing {
   /// Blocks fetched and not yet released.
   [[nodiscard]] __device__ __forceinline__ int in_flight() const { return in_flight_; }
 
-  /// Begins to copy `bytes` (a multiple of 16, at most StageBytes) into the next place.
-  __device__ __forceinline__ void fetch(const void* from, int bytes, int lane) {
+  /// Index of the place that the next wait waits for.
+  [[nodiscard]] __device__ __forceinline__ int read_place() const { return read_place_; }
+
+  /// Begins to copy `bytes` (a multiple of 16, at most StageBytes) into the next place, from where
+  /// the lowest lane of `holders`, which are not none, says. `visit(place)` runs in that lane.
+  template <class Visit>
+  __device__ __forceinline__ void fetch(const std::byte* from, int bytes, unsigned holders,
+                                        Visit&& visit) {
     const int s = fetch_place_;
     const std::uint32_t to = places_ + static_cast<std::uint32_t>(s * StageBytes);
+    if ((holders & lanes_to_own_) == own_lane_) {
+      visit(s);
 #if __CUDA_ARCH__ >= 900
-    if (lane == 0) {
       const std::uint32_t barrier = barriers_ + 8u * static_cast<unsigned>(s);
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
                    "r"(bytes)
@@ -53,11 +62,14 @@ class BlockRing {
           "[%3];" ::"r"(to),
           "l"(from), "r"(bytes), "r"(barrier)
           : "memory");
+#endif
     }
-#else
-    for (int i = lane * 16; i < bytes; i += 32 * 16) {
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i),
-                   "l"(static_cast<const char*>(from) + i)
+#if __CUDA_ARCH__ < 900
+    const auto address = static_cast<unsigned long long>(reinterpret_cast<std::uintptr_t>(from));
+    const auto* source = reinterpret_cast<const char*>(static_cast<std::uintptr_t>(
+        __shfl_sync(~0u, address, __ffs(static_cast<int>(holders)) - 1)));
+    for (int i = this_lane().index * 16; i < bytes; i += 32 * 16) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(source + i)
                    : "memory");
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -96,6 +108,7 @@ class BlockRing {
 
  private:
   std::uint32_t places_ = 0, barriers_ = 0;
+  unsigned own_lane_ = 0, lanes_to_own_ = 0;  // bits
   int in_flight_ = 0, fetch_place_ = 0, read_place_ = 0;
   unsigned phase_ = 0;
 };

@@ -24,6 +24,12 @@ __device__ __forceinline__ Lane this_lane() {
   return {l, l >> 2, l & 3};
 }
 
+/// Keeps a number in a register, where the compiler would compute it anew for each block.
+__device__ __forceinline__ std::uint32_t pinned(std::uint32_t x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 /// c += a b, fp16 operands, fp32 sums. Subnormal operands are exact.
 __device__ __forceinline__ void multiply_add(float (&c)[4], std::uint32_t a0, std::uint32_t a1,
                                              std::uint32_t a2, std::uint32_t a3, std::uint32_t b0,
@@ -54,6 +60,13 @@ __device__ __forceinline__ void multiply_add_tf32(float (&c)[4], const std::uint
 __device__ __forceinline__ std::uint32_t multiply_half2(std::uint32_t a, std::uint32_t b) {
   std::uint32_t r;
   asm("mul.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
+  return r;
+}
+
+/// The larger halves; of a NaN and a number the number.
+__device__ __forceinline__ std::uint32_t max_half2(std::uint32_t a, std::uint32_t b) {
+  std::uint32_t r;
+  asm("max.f16x2 %0, %1, %2;" : "=r"(r) : "r"(a), "r"(b));
   return r;
 }
 
