@@ -77,7 +77,7 @@ TEST_CASE("windows over blocks in two parts among any number of thread blocks", 
   check_division<Identity>({1500, 5, 900}, 5, {1, 2, 3, 7, 0}, 128);
 }
 
-TEST_CASE("an even division loses no place and begins stretches at its borders", "[cuda]") {
+TEST_CASE("an even division begins stretches at its borders and costs no more", "[cuda]") {
   using cuda::detail::EvenDivision;
   int divided = 0;
   for (const int heads : {1, 2, 6, 8, 24, 64, 263, 264, 265, 512, 1000}) {
