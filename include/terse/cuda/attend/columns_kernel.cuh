@@ -36,6 +36,7 @@ struct ColumnsKernel : ExactBlocks<Config> {
   using Base::exact_mask;
   using Base::fetch_queries;
   using Base::group;
+  using Base::head_of;
   using Base::lane;
   using Base::norm;
   using Base::query_stride;
@@ -69,7 +70,7 @@ struct ColumnsKernel : ExactBlocks<Config> {
         lse.base[n][i] = nothing;
         if (v >= s.vectors) continue;
         const int row = row_of(s, v);
-        const int head = s.unit * group() + s.first_vector + v - row * group();
+        const int head = head_of(s, v, row);
         const float own =
             call.lse_ln[std::int64_t{s.row0 + row} * call.r.shape.query_heads + head] * log2e;
         if (own != -INFINITY) lse.base[n][i] = own;  // NaN shows in the sums

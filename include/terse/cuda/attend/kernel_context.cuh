@@ -86,6 +86,9 @@ struct KernelContext {
   [[nodiscard]] __device__ __forceinline__ int row_of(const Segment& s, int v) const {
     return row_of_vector(call, s, v);
   }
+  [[nodiscard]] __device__ __forceinline__ int head_of(const Segment& s, int v, int row) const {
+    return head_of_vector(call, s, v, row);
+  }
 };
 
 }  // namespace detail

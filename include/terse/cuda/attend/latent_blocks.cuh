@@ -68,10 +68,10 @@ struct LatentBlocks {
   int warp = thread / 32, lane = thread % 32;
 
   [[nodiscard]] __device__ int row_of(const Segment& s, int v) const {
-    return s.work.rows == 1 ? 0 : (s.first_vector + v) / call.group;
+    return row_of_vector(call, s, v);
   }
   [[nodiscard]] __device__ int query_head(const Segment& s, int v) const {
-    return s.kv_head * call.group + (s.first_vector + v) % call.group;
+    return head_of_vector(call, s, v, row_of(s, v));
   }
 
   /// Angles per position. By all threads.

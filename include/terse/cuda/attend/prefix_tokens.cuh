@@ -27,7 +27,7 @@ struct PrefixTokens : ExactBlocks<Config> {
   using Base = ExactBlocks<Config>;
   using Base::Base;
   using Base::call;
-  using Base::group;
+  using Base::head_of;
   using Base::lane;
   using Base::lane_channels;
   using Base::row_of;
@@ -99,7 +99,7 @@ struct PrefixTokens : ExactBlocks<Config> {
   /// The query of a vector, turned by `steps`, in units of log2 and in the keys' basis.
   __device__ void load_query(const Segment& s, int v, int steps, float (&x)[lane_channels]) const {
     const int row = row_of(s, v);
-    const int head = s.unit * group() + s.first_vector + v - row * group();
+    const int head = head_of(s, v, row);
     // The warp's part of what read_sealed has used.
     auto* scratch = reinterpret_cast<float*>(shared.exchange + warp * tiles * 1024);
     static_assert(tiles * 1024 >= width * static_cast<int>(sizeof(float)));

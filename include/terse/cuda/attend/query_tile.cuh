@@ -20,7 +20,7 @@ struct QueryTile : KernelContext<Config> {
   using Base = KernelContext<Config>;
   using Base::Base;
   using Base::call;
-  using Base::group;
+  using Base::head_of;
   using Base::lane;
   using Base::lane_channels;
   using Base::norm;
@@ -46,9 +46,9 @@ struct QueryTile : KernelContext<Config> {
 #pragma unroll
     for (int i = 0; i < own_vectors; ++i) {
       const int v = warp + i * warps;
-      const int row = row_of(s, v), member = s.first_vector + v - row * group();
-      const Bits* vector = data + std::int64_t{s.row0 + row} * call.queries.row_stride +
-                           (s.unit * group() + member) * call.queries.head_stride;
+      const int row = row_of(s, v);
+      const Bits* vector = data + (s.row0 + row) * call.queries.row_stride +
+                           head_of(s, v, row) * call.queries.head_stride;
 #pragma unroll
       for (int k = 0; k < lane_channels; ++k) {
         const int c = lane.index + 32 * k;

@@ -21,7 +21,7 @@ struct Results : PrefixTokens<Config> {
   using Base = PrefixTokens<Config>;
   using Base::Base;
   using Base::call;
-  using Base::group;
+  using Base::head_of;
   using Base::lane;
   using Base::lane_channels;
   using Base::quad;
@@ -161,7 +161,7 @@ struct Results : PrefixTokens<Config> {
   __device__ __forceinline__ void complete(const Segment& s, int v, Quad& x) {
     constexpr float log2e = 1.4426950408889634f, ln2 = 0.69314718055994531f;
     const int row = row_of(s, v);
-    const int head = s.unit * group() + s.first_vector + v - row * group();
+    const int head = head_of(s, v, row);
     if (call.params.sink_logits != nullptr) {
       const float sink = call.params.sink_logits[head] * log2e;
       const float high = fmaxf(x.base, sink);
@@ -191,7 +191,7 @@ struct Results : PrefixTokens<Config> {
     turn_warp<typename Policy::value_codec, width, false>(Side::value, x, shared.result[v],
                                                           lane.index);
     const int row = row_of(s, v);
-    const int head = s.unit * group() + s.first_vector + v - row * group();
+    const int head = head_of(s, v, row);
     const MutableHeadRows& out = call.output;
     const std::int64_t at = std::int64_t{s.row0 + row} * out.row_stride + head * out.head_stride;
     if (out.scalar == Scalar::f32) {

@@ -20,13 +20,6 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
-/// Query row, inside its part, of vector `v` of a segment's tile.
-template <class Ref>
-[[nodiscard]] __device__ __forceinline__ int row_of_vector(const AttendCall<Ref>& call,
-                                                           const Segment& s, int v) {
-  return s.work.rows == 1 ? 0 : (s.first_vector + v) / call.group;
-}
-
 /// What the query row of vector `v` of the tile reads of an entry, without a prefix that it meets
 /// turned by other steps (prefix_tokens.cuh).
 template <class Ref>

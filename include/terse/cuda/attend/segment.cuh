@@ -23,6 +23,20 @@ struct Segment {
   bool is_last = false;                 ///< of the thread block's segments
 };
 
+/// Query row, inside its part, of vector `v` of a segment's tile.
+template <class Ref>
+[[nodiscard]] __device__ __forceinline__ int row_of_vector(const AttendCall<Ref>& call,
+                                                           const Segment& s, int v) {
+  return s.work.rows == 1 ? 0 : (s.first_vector + v) / call.group;
+}
+
+/// Query head of vector `v` of a segment's tile, which is of query row `row` of the part.
+template <class Ref>
+[[nodiscard]] __device__ __forceinline__ int head_of_vector(const AttendCall<Ref>& call,
+                                                            const Segment& s, int v, int row) {
+  return s.kv_head * call.group + s.first_vector + v - row * call.group;
+}
+
 /// The segment at walk.place or behind the empty places there; moves the walk behind it. False, and
 /// the walk has ended, where only empty places are left; the segment before was the last then, for
 /// they are taken from the walk's end with it. `vectors`: of a tile.
