@@ -1,12 +1,47 @@
 /// A cache on the device: attention over what it has appended, graphs, numbers that are none.
 #include <cmath>
+#include <cstddef>
+#include <cstdint>
 #include <limits>
+#include <utility>
+#include <vector>
 
 #include "cuda/cache_pair.cuh"
 #include "support/catch.hpp"
 
 using namespace terse;
 using namespace terse::tests;
+
+namespace {
+
+struct Words {
+  std::uint32_t* to;
+  const std::uint32_t* from;
+  std::size_t count;
+
+  Words(Span<std::byte> to_bytes, Span<std::byte> from_bytes)
+      : to(reinterpret_cast<std::uint32_t*>(to_bytes.data())),
+        from(reinterpret_cast<const std::uint32_t*>(from_bytes.data())),
+        count(to_bytes.size() / sizeof *to) {}
+};
+
+/// Lets the kernel behind it begin, and writes what an append has written about a millisecond
+/// later.
+__global__ void write_late(Words pages, Words tails, Words state) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+  const long long begin = clock64();
+  while (clock64() - begin < 1'500'000) {
+  }
+  for (const Words& words : {pages, tails, state}) {
+    for (std::size_t i = threadIdx.x; i < words.count; i += blockDim.x) {
+      if (words.to[i] != words.from[i]) words.to[i] = words.from[i];
+    }
+  }
+}
+
+}  // namespace
 
 TEMPLATE_TEST_CASE("attention over what the device has appended", "[cuda][kv_cache]", Kivi2,
                    Int4Rotated, Fp8) {
@@ -49,6 +84,105 @@ TEMPLATE_TEST_CASE("attention that begins while the append in front ends", "[cud
     REQUIRE(query.output.template to_host<float>() == early);
     REQUIRE(pair.device.commit_step(nullptr).ok());
   }
+}
+
+TEMPLATE_TEST_CASE("attention that begins before the append in front writes, and fails a sequence",
+                   "[cuda][kv_cache]", Kivi2, Int8) {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Pair<TestType> pair(1);
+  const SequenceId bad = pair.create(), b = pair.create(), c = pair.create();
+  pair.fill(bad, 300, 128);
+  pair.fill(b, 700, 128);
+  pair.fill(c, 126, 128);
+  cudaStream_t stream;
+  REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+  // Of a step's three parts, equally many rows each.
+  const auto of_part = [](const std::vector<float>& output, int part) {
+    const auto size = static_cast<std::ptrdiff_t>(output.size() / 3);
+    return std::vector<float>(output.begin() + part * size, output.begin() + (part + 1) * size);
+  };
+  const auto others = [&](const std::vector<float>& output) {
+    return std::pair{of_part(output, 1), of_part(output, 2)};
+  };
+  enum class Round { good, failing, failed };
+  const auto step = [&](Round round, int rows, int thread_blocks) {
+    CAPTURE(static_cast<int>(round), rows, thread_blocks);
+    const std::vector<StepPart> parts{{bad, rows}, {b, rows}, {c, rows}};
+    const bool is_good = round == Round::good;
+    const Span<const StepPart> host_parts(parts.data() + (is_good ? 0 : 1), is_good ? 3 : 2);
+    TwinInputs in(pair.random, pair.shape(0), 3 * rows, Scalar::f32);
+    terse::AppendInputs host_in = in.on_host();
+    if (!is_good) {
+      host_in.keys.data = in.keys.host.data() + in.keys.row_stride * rows * 4;
+      host_in.values.data = in.values.host.data() + in.values.row_stride * rows * 4;
+    }
+    REQUIRE(pair.host.cache.begin_step(host_parts).ok());
+    REQUIRE(pair.host.cache.append(0, host_in).ok());
+    if (round == Round::failing) {
+      in.values.put(rows - 1, 1, 33, NAN);
+      in.values.send();
+    }
+    REQUIRE(pair.device.begin_step(parts, nullptr).ok());
+    const DeviceBuffers late(pair.on_device());  // as before the append
+    REQUIRE(pair.device.append(0, in.on_device(), nullptr).ok());
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    const auto view = pair.device.layer(0);
+    const auto late_view = cuda::rebase(view, pair.on_device(), late.view());
+    Query query(view, parts, 5);
+    const auto attend = [&](const auto& of, bool settled) {
+      query.in.lengths_are_settled = settled;
+      REQUIRE(cuda::attend<Dims>(of, query.in, query.out, query.workspace.span(), {}, stream,
+                                 {.thread_blocks = thread_blocks})
+                  .ok());
+      REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+      const std::vector<float> output = query.output.template to_host<float>();
+      REQUIRE(cudaMemset(query.output.template as<float>(), 0xff, query.output.span().size()) ==
+              cudaSuccess);
+      return output;
+    };
+    // Behind the append, where all can see whether it has failed.
+    const std::vector<float> behind = attend(view, false);
+    const std::vector<float> own_queries(
+        query.queries.begin() + (is_good ? 0 : rows * query_heads * dim), query.queries.end());
+    const Attended slow =
+        run_attend(pair.host.cache.layer(0), host_parts, own_queries, Path::oracle);
+    REQUIRE(slow.status.ok());
+    std::vector<float> seen = behind;
+    if (!is_good) {
+      const std::vector<float> none = of_part(behind, 0);
+      CHECK(std::all_of(none.begin(), none.end(), [](float x) { return x == 0.0f; }));
+      seen.erase(seen.begin(), seen.begin() + static_cast<std::ptrdiff_t>(none.size()));
+    }
+    CHECK(relative_l2(seen, slow.output) < device_tolerance);
+    // Ahead of what the append writes: rows of others, and counters, are as if it had not failed.
+    const Buffers to = late.view(), from = pair.on_device();
+    write_late<<<1, 1024, 0, stream>>>({to.pages, from.pages}, {to.tails, from.tails},
+                                       {to.state, from.state});
+    REQUIRE(cudaGetLastError() == cudaSuccess);
+    const std::vector<float> ahead = attend(late_view, true);
+    CHECK(others(ahead) == others(behind));
+    if (round != Round::failing) CHECK(ahead == behind);
+    CHECK(attend(view, true) == behind);
+    REQUIRE(pair.host.cache.commit_step().ok());
+    REQUIRE(pair.device.commit_step(nullptr).ok());
+  };
+  for (const int thread_blocks : {0, 1, 3, 5, 16}) {
+    const int rows = thread_blocks % 2 == 0 ? 1 : 3;
+    step(Round::good, rows, thread_blocks);
+    const std::int64_t length = *pair.device.length(bad);
+    const std::vector<float> before = attend_on_device(pair.device, {{bad, 1}}, 9);
+    step(Round::failing, rows, thread_blocks);
+    step(Round::failed, 1, thread_blocks);
+    const Status found = pair.device.recover(bad, nullptr);
+    CHECK(found.code == StatusCode::not_finite);
+    CHECK(pair.device.recover(b, nullptr).ok());
+    CHECK(pair.device.recover(c, nullptr).ok());
+    CHECK(*pair.device.length(bad) == length);
+    CHECK(attend_on_device(pair.device, {{bad, 1}}, 9) == before);
+    for (const SequenceId id : {bad, b, c}) CHECK(pair.masks_agree(id));
+  }
+  step(Round::good, 3, 0);
+  cudaStreamDestroy(stream);
 }
 
 TEST_CASE("appends and attention of a captured graph serve later steps", "[cuda][kv_cache]") {

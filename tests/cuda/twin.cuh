@@ -49,16 +49,7 @@ struct TwinRows {
     send();
   }
   void put(int row, int head, int channel, float x) {
-    const auto i = static_cast<std::size_t>(row * row_stride + head * head_stride + channel);
-    if (scalar == Scalar::f32) {
-      std::memcpy(&host[i * 4], &x, 4);
-    } else if (scalar == Scalar::f16) {
-      const F16 half = to_f16_saturating(x);
-      std::memcpy(&host[i * 2], &half, 2);
-    } else {
-      const BF16 brain = to_bf16(x);
-      std::memcpy(&host[i * 2], &brain, 2);
-    }
+    MutableHeadRows{host.data(), scalar, row_stride, head_stride}.put(row, head, channel, x);
   }
   void send() { device = DeviceBytes::copy_of(host.data(), host.size()); }
   [[nodiscard]] HeadRows on_host() const { return {host.data(), scalar, row_stride, head_stride}; }
@@ -177,7 +168,10 @@ class Twin {
     return agree;
   }
 
-  /// A host copy of the device's buffers.
+  /// The device's buffers.
+  [[nodiscard]] Buffers on_device() const { return {pages_.span(), tails_.span(), state_.span()}; }
+
+  /// A host copy of them.
   [[nodiscard]] OwnedBuffers download() const {
     OwnedBuffers copy{host.cache.memory_plan()};
     for (const auto& [to, from] : {std::pair{&copy.pages, &pages_}, std::pair{&copy.tails, &tails_},
@@ -192,8 +186,7 @@ class Twin {
   [[nodiscard]] bool masks_agree(SequenceId id) const requires(num_classes == 1) {
     const OwnedBuffers own = download();
     const auto a = host.cache.layer(0);
-    const auto b =
-        cuda::rebase(device.layer(0), {pages_.span(), tails_.span(), state_.span()}, own.view());
+    const auto b = cuda::rebase(device.layer(0), on_device(), own.view());
     bool agree = true;
     for (int unit = 0; unit < a.shape.unit.units; ++unit) {
       const int count = a.entry_count(id.index, a.row_of_unit(unit));
@@ -216,7 +209,7 @@ class Twin {
       (void)host.cache.visit_layer(layer, [&](const auto& a) {
         (void)device.visit_layer(layer, [&](const auto& b) {
           if constexpr (std::is_same_v<decltype(a), decltype(b)>) {
-            const auto c = cuda::rebase(b, {pages_.span(), tails_.span(), state_.span()}, copy);
+            const auto c = cuda::rebase(b, on_device(), copy);
             for (int i = 0; i < sequences && text.empty(); ++i) text = tables(a, c, i);
           }
           return Status{};
