@@ -49,6 +49,54 @@ void check_against_oracle(const Ref& r, const Buffers& host, Span<const StepPart
   }
 }
 
+/// As the type stores them.
+inline std::vector<float> rounded(std::vector<float> values, Scalar scalar) {
+  for (float& x : values) {
+    x = scalar == Scalar::f16 ? to_float(to_f16_saturating(x)) : to_float(to_bf16(x));
+  }
+  return values;
+}
+
+/// Queries and outputs of 16 bits, dense and not: outputs are those of fp32, rounded, bit for bit,
+/// and nothing between them is written.
+template <class Dims, class Ref>
+void check_types_against_oracle(const Ref& r, const Buffers& host, Span<const StepPart> parts,
+                                const std::vector<float>& queries,
+                                const AttendParams& params = {}) {
+  for (const Scalar scalar : {Scalar::f16, Scalar::bf16}) {
+    const double half_unit = scalar == Scalar::f16 ? 0x1p-11 : 0x1p-8;  // of the last place
+    const std::vector<float> own = rounded(queries, scalar);
+    const Attended slow = run_attend(r, parts, own, Path::oracle, params);
+    REQUIRE(slow.status.ok());
+    const Attended wide = run_on_device<Dims>(r, host, parts, own, params);
+    REQUIRE(wide.status.ok());
+    for (const int gap : {0, 3}) {
+      INFO("type " << static_cast<int>(scalar) << ", gap " << gap);
+      DeviceCall<Ref> call(r, host, parts, own, params);
+      const int rows = call.in.num_rows, heads = r.shape.query_heads;
+      DeviceRows in(rows, heads, r.shape.head_dim, scalar, gap);
+      const DeviceRows out(rows, heads, call.output_channels, scalar, gap);
+      in.set(own);
+      call.in.queries = in.read_only();
+      call.output_rows = out.view();
+      REQUIRE(call.template attend<Dims>({}).ok());
+      const std::vector<float> output = out.values();
+      CHECK(relative_l2(output, slow.output) < device_tolerance + half_unit);
+      CHECK(same_bits(output, rounded(wide.output, scalar)));
+      CHECK(same_bits(call.lse.template to_host<float>(), wide.lse_ln));
+      CHECK(out.gaps_are_whole());
+    }
+  }
+}
+
+template <class Dims, class D>
+void check_row_types(const D& d, SequenceId s, int rows, const AttendParams& params = {}) {
+  INFO(rows << " rows, length " << d.length(s));
+  const StepPart part{s, rows};
+  check_types_against_oracle<Dims>(d.cache.layer(0), d.buffers.view(), {&part, 1},
+                                   query_rows(d.shape(), 5, d.length(s) - rows, rows), params);
+}
+
 template <class Dims, class D>
 void check_rows(const D& d, SequenceId s, int rows, const AttendParams& params = {}) {
   INFO(rows << " rows of " << d.shape().query_heads << " over " << d.shape().kv_heads

@@ -54,6 +54,31 @@ TEST_CASE("parameters of column sums on the device", "[cuda][attend]") {
   check_rows_columns<Dims>(d, s, 2, p);
 }
 
+TEST_CASE("column sums under queries of 16 bits on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Driver<PagedLayout<>, Kivi2> d(device_config(4, 2, 64, 512));
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 444, 100).ok());
+  const StepPart part{s, 3};
+  const auto view = d.cache.layer(0);
+  for (const Scalar scalar : {Scalar::f16, Scalar::bf16}) {
+    const std::vector<float> queries = rounded(query_rows(d.shape(), 5, 441, 3), scalar);
+    const Attended slow = run_attend(view, {&part, 1}, queries, Path::oracle, {}, true);
+    REQUIRE(slow.status.ok());
+    const DeviceBytes lse = DeviceBytes::copy_of(slow.lse_ln.data(), slow.lse_ln.size());
+    DeviceCall call(view, d.buffers.view(), {&part, 1}, queries, {});
+    DeviceRows in(3, 4, 64, scalar, 3);
+    in.set(queries);
+    call.in.queries = in.read_only();
+    REQUIRE(cuda::sum_attention_columns<Dims>(call.view, call.in, lse.as<float>(),
+                                              call.column_sums.as<float>(), {}, nullptr)
+                .ok());
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    CHECK(relative_l2(used_sums(view, {&part, 1}, call.column_sums.to_host<float>()),
+                      used_sums(view, {&part, 1}, slow.column_sums)) < device_tolerance);
+  }
+}
+
 TEST_CASE("column sums of exact sinks on the device", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   using P = Compose<Int8, H2O>;

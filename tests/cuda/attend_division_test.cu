@@ -13,6 +13,35 @@ namespace {
 
 using Dims = cuda::HeadDims<64, 128>;
 
+/// Attends to `parts`, by `thread_blocks` thread blocks; those of 0 tokens are left out.
+template <class D>
+void check_parts(const D& d, const std::vector<StepPart>& parts,
+                 std::initializer_list<int> thread_blocks, const AttendParams& params = {}) {
+  std::vector<StepPart> own_parts;
+  std::vector<float> queries;
+  for (const StepPart& part : parts) {
+    if (part.tokens == 0) continue;
+    own_parts.push_back(part);
+    const auto own = query_rows(d.shape(), 5, d.length(part.sequence) - part.tokens, part.tokens);
+    queries.insert(queries.end(), own.begin(), own.end());
+  }
+  const auto view = d.cache.layer(0);
+  const Attended slow =
+      run_attend(view, {own_parts.data(), own_parts.size()}, queries, Path::oracle, params);
+  REQUIRE(slow.status.ok());
+  for (const int blocks : thread_blocks) {
+    for (const bool settled : {false, true}) {
+      INFO(parts.size() << " parts, " << blocks << " thread blocks, settled " << settled);
+      DeviceCall<std::decay_t<decltype(view)>> call(view, d.buffers.view(),
+                                                    {parts.data(), parts.size()}, queries, params);
+      call.in.lengths_are_settled = settled;
+      REQUIRE(call.template attend<Dims>(cuda::AttendLimits{.thread_blocks = blocks}).ok());
+      CHECK(relative_l2(call.output.template to_host<float>(), slow.output) < device_tolerance);
+      CHECK(largest_difference(call.lse.template to_host<float>(), slow.lse_ln) < 5e-3);
+    }
+  }
+}
+
 /// Three sequences of `lengths` with `rows` query rows each, by `thread_blocks` thread blocks.
 template <class Policy>
 void check_division(std::initializer_list<int> lengths, int rows,
@@ -20,26 +49,31 @@ void check_division(std::initializer_list<int> lengths, int rows,
                     const AttendParams& params = {}) {
   Driver<PagedLayout<>, Policy> d(device_config(8, 2, head_dim, 2000));
   std::vector<StepPart> parts;
-  std::vector<float> queries;
   for (const int length : lengths) {
     parts.push_back({d.create(), rows});
     REQUIRE(d.fill(parts.back().sequence, length, 128).ok());
-    const auto own = query_rows(d.shape(), 5, length - rows, rows);
-    queries.insert(queries.end(), own.begin(), own.end());
   }
-  const auto view = d.cache.layer(0);
-  const Span<const StepPart> all_parts(parts.data(), parts.size());
-  const Attended slow = run_attend(view, all_parts, queries, Path::oracle, params);
-  REQUIRE(slow.status.ok());
-  for (const int blocks : thread_blocks) {
-    for (const bool settled : {false, true}) {
-      INFO(blocks << " thread blocks, settled " << settled << ", rows " << rows);
-      DeviceCall<std::decay_t<decltype(view)>> call(view, d.buffers.view(), all_parts, queries,
-                                                    params);
-      call.in.lengths_are_settled = settled;
-      REQUIRE(call.template attend<Dims>(cuda::AttendLimits{.thread_blocks = blocks}).ok());
-      CHECK(relative_l2(call.output.template to_host<float>(), slow.output) < device_tolerance);
-      CHECK(largest_difference(call.lse.template to_host<float>(), slow.lse_ln) < 5e-3);
+  INFO("rows " << rows);
+  check_parts(d, parts, thread_blocks, params);
+}
+
+/// 300 short sequences, of which calls have the first `counts`. Four warps look at the lists of
+/// entries together: beyond 128, each thread has several, one after another.
+template <class Policy>
+void check_many_lists(std::initializer_list<int> counts) {
+  CacheConfig config = device_config(2, 1, 64, 192);
+  config.max_sequences = 300;
+  config.max_step_tokens = 70;
+  for (const bool equal : {true, false}) {
+    Driver<PagedLayout<>, Policy> d(config);
+    std::vector<StepPart> parts;
+    for (int i = 0; i < config.max_sequences; ++i) {
+      const int length = equal ? 9 : (i % 41 == 7 ? 140 : 1 + i * 7 % 19);
+      parts.push_back({d.create(), equal ? 1 : (i % 11 == 4 ? 0 : 1 + i % 3 % length)});
+      REQUIRE(d.fill(parts.back().sequence, length, 70).ok());
+    }
+    for (const int count : counts) {
+      check_parts(d, {parts.begin(), parts.begin() + count}, {0, 1, 7, 100});
     }
   }
 }
@@ -66,6 +100,12 @@ TEST_CASE("tiles of query rows among any number of thread blocks", "[cuda][atten
   if (!has_device()) TERSE_SKIP("no CUDA device");
   check_division<Int8>({640, 640, 640}, 9, all_counts);
   check_division<Kivi2>({900, 70, 333}, 9, all_counts);
+}
+
+TEST_CASE("more lists than a thread block has threads", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  check_many_lists<Int8>({127, 128, 129, 256, 257, 300});
+  check_many_lists<Kivi2>({128, 129, 300});
 }
 
 TEST_CASE("windows over blocks in two parts among any number of thread blocks", "[cuda][attend]") {

@@ -61,6 +61,9 @@ void check(const Shape& shape, PolicyConfig<PolicyOf<P>> policy = {}) {
       check_rows<Dims>(d, s, rows);
       if (rows == 1) check_rows<Dims>(d, s, rows, {.latent_output = true});
       check_rows_columns<Dims>(d, s, rows);
+      if (length == shape.lengths.back()) {
+        check_row_types<Dims>(d, s, rows, {.latent_output = rows == 1});
+      }
     }
     REQUIRE(d.cache.evict(s).ok());
   }

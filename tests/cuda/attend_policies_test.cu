@@ -47,6 +47,18 @@ TEST_CASE("attend parameters on the device", "[cuda][attend]") {
   check_parameters(e, s);
 }
 
+TEST_CASE("queries and outputs of 16 bits on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  const auto check = [](auto driver) {
+    const SequenceId s = driver.create();
+    REQUIRE(driver.fill(s, 444, 100).ok());
+    for (const int rows : {1, 5}) check_row_types<Dims>(driver, s, rows);
+  };
+  check(Driver<PagedLayout<>, Kivi2>(device_config(6, 2, 64, 512)));
+  check(Driver<ContiguousLayout, Int8>(device_config(4, 2, 64, 512)));
+  check(Driver<PagedLayout<>, Compose<UserCodec>>(device_config(4, 2, 64, 512)));
+}
+
 TEST_CASE("exact sinks on the device", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   PolicyConfig<PolicyOf<Kivi2>> p;
@@ -82,6 +94,28 @@ TEST_CASE("evicted tokens and per-head pages on the device", "[cuda][attend]") {
       REQUIRE(d.cache.compact(s, true).ok());
       check_rows<Dims>(d, s, 2);
     }
+  }
+}
+
+TEST_CASE("several hundred page lists on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  // Two lists a sequence. A thread that divides the work has up to three of them, so that its first
+  // is that of a sequence's second head.
+  using P = Compose<Int4Rotated, H2O>;
+  CacheConfig config = device_config(4, 2, 64, 192);
+  config.max_sequences = 192;
+  Driver<PagedLayout<HeadPaging::per_head>, P> d(config);
+  std::vector<StepPart> parts;
+  std::vector<float> queries;
+  for (int i = 0; i < config.max_sequences; ++i) {
+    const int length = i % 41 == 7 ? 140 : 3 + i * 7 % 19;
+    parts.push_back({d.create(), 1 + i % 3});
+    REQUIRE(d.fill(parts.back().sequence, length, 100).ok());
+    const auto rows = query_rows(d.shape(), 5, length - parts.back().tokens, parts.back().tokens);
+    queries.insert(queries.end(), rows.begin(), rows.end());
+    if (i + 1 != 64 && i + 1 != 65 && i + 1 != 129 && i + 1 != 192) continue;
+    check_against_oracle<Dims>(d.cache.layer(0), d.buffers.view(), {parts.data(), parts.size()},
+                               queries);
   }
 }
 

@@ -151,6 +151,7 @@ TEST_CASE("parameters of attention with distances in the cache on the device", "
   AttendParams p;
   p.softmax_scale = 0.31f;
   check_rows<Dims>(d, s, 3, p);
+  check_row_types<Dims>(d, s, 3, p);
   p.logit_soft_cap = 5.0f;
   check_rows<Dims>(d, s, 3, p);
   p = {};

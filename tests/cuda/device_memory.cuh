@@ -1,7 +1,9 @@
 /// Device memory of tests, and attention on the device over a copy of a host cache.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
 #include <cuda_runtime.h>
 #include <utility>
@@ -67,6 +69,76 @@ class DeviceBytes {
   std::size_t size_;
 };
 
+/// A tensor `[row, head, channel]` of any type on the device, with elements behind each vector that
+/// belong to none. All begin as NaN.
+class DeviceRows {
+ public:
+  DeviceRows(int rows, int heads, int channels, Scalar scalar, int gap)
+      : rows_(rows),
+        heads_(heads),
+        channels_(channels),
+        pitch_(channels + gap),
+        scalar_(scalar),
+        bytes_(static_cast<std::size_t>(rows) * static_cast<std::size_t>(heads * pitch_) *
+               static_cast<std::size_t>(scalar_bytes(scalar))) {}
+
+  /// `values [row, head, channel]`, rounded to the tensor's type.
+  void set(const std::vector<float>& values) {
+    std::vector<std::byte> host(bytes_.span().size(), std::byte{0xff});
+    const MutableHeadRows to{host.data(), scalar_, row_stride(), pitch_};
+    const float* from = values.data();
+    for_each_vector([&](int row, int head) {
+      to.store(row, head, channels_, from);
+      from += channels_;
+    });
+    bytes_ = DeviceBytes::copy_of(host.data(), host.size());
+  }
+  [[nodiscard]] std::vector<float> values() const {
+    const auto host = bytes_.to_host<std::byte>();
+    const HeadRows from{host.data(), scalar_, row_stride(), pitch_};
+    std::vector<float> values(static_cast<std::size_t>(rows_) *
+                              static_cast<std::size_t>(heads_ * channels_));
+    float* to = values.data();
+    for_each_vector([&](int row, int head) {
+      from.load(row, head, channels_, to);
+      to += channels_;
+    });
+    return values;
+  }
+  /// Whether no byte between vectors has been written.
+  [[nodiscard]] bool gaps_are_whole() const {
+    const auto host = bytes_.to_host<std::byte>();
+    const auto size = static_cast<std::ptrdiff_t>(scalar_bytes(scalar_));
+    bool whole = true;
+    auto vector = host.begin();
+    for_each_vector([&](int, int) {
+      whole = whole && std::all_of(vector + channels_ * size, vector + pitch_ * size,
+                                   [](std::byte x) { return x == std::byte{0xff}; });
+      vector += pitch_ * size;
+    });
+    return whole;
+  }
+  [[nodiscard]] MutableHeadRows view() const {
+    return {bytes_.as<std::byte>(), scalar_, row_stride(), pitch_};
+  }
+  [[nodiscard]] HeadRows read_only() const {
+    return {bytes_.as<std::byte>(), scalar_, row_stride(), pitch_};
+  }
+
+ private:
+  [[nodiscard]] std::int64_t row_stride() const { return std::int64_t{heads_} * pitch_; }
+  template <class Visit>
+  void for_each_vector(Visit&& visit) const {
+    for (int row = 0; row < rows_; ++row) {
+      for (int head = 0; head < heads_; ++head) visit(row, head);
+    }
+  }
+
+  int rows_, heads_, channels_, pitch_;
+  Scalar scalar_;
+  DeviceBytes bytes_;
+};
+
 /// A device copy of a host cache's buffers.
 struct DeviceBuffers {
   DeviceBytes pages, tails, state;
@@ -87,6 +159,7 @@ struct DeviceCall {
   DeviceBytes key_up, value_up;
   DeviceBytes parts, queries, output, lse, column_sums, sink_logits;
   cuda::AttendInputs in;
+  MutableHeadRows output_rows;  ///< where attend writes: `output`
   AttendParams params;
 
   DeviceCall(const Ref& r, const Buffers& host, Span<const StepPart> of_parts,
@@ -120,11 +193,10 @@ struct DeviceCall {
       params.sink_logits = sink_logits.as<float>();
     }
     in = {parts.as<StepPart>(), static_cast<int>(of_parts.size()), static_cast<int>(rows),
-          dense(queries)};
-  }
-  [[nodiscard]] HeadRows dense(const DeviceBytes& bytes) const {
-    return HeadRows::dense(bytes.as<float>(), Scalar::f32, static_cast<int>(heads),
-                           static_cast<int>(channels));
+          HeadRows::dense(queries.as<float>(), Scalar::f32, static_cast<int>(heads),
+                          static_cast<int>(channels))};
+    output_rows = MutableHeadRows::dense(output.as<float>(), Scalar::f32, static_cast<int>(heads),
+                                         output_channels);
   }
   /// Attention with a workspace of its own.
   template <class Dims>
@@ -133,9 +205,8 @@ struct DeviceCall {
     if (!need.ok()) return need.status();
     const DeviceBytes workspace(*need);
     if (Status s = cuda::clear_workspace(workspace.span(), nullptr); !s.ok()) return s;
-    const cuda::AttendOutputs out{MutableHeadRows::dense(output.as<float>(), Scalar::f32,
-                                                         static_cast<int>(heads), output_channels),
-                                  lse.as<float>(), wants_sums ? column_sums.as<float>() : nullptr};
+    const cuda::AttendOutputs out{output_rows, lse.as<float>(),
+                                  wants_sums ? column_sums.as<float>() : nullptr};
     if (Status s = cuda::attend<Dims>(view, in, out, workspace.span(), params, nullptr, limits);
         !s.ok()) {
       return s;
