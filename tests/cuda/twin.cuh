@@ -19,7 +19,7 @@ enum class Numbers {
   odd,  ///< also zeros of both signs, constants, tiny and huge ones
 };
 
-/// Rows of a tensor `[row, head, channel]` on both sides, not dense.
+/// Rows of a tensor `[row, head, channel]` on both sides, dense or not.
 struct TwinRows {
   std::vector<std::byte> host;
   DeviceBytes device;
@@ -27,10 +27,10 @@ struct TwinRows {
   std::int64_t head_stride, row_stride;
 
   TwinRows(Random& random, int rows, int heads, int channels, Scalar type, float spread,
-           Numbers numbers)
+           Numbers numbers, bool dense)
       : scalar(type),
-        head_stride(channels + random.below(2) * 3),
-        row_stride(heads * head_stride + random.below(2) * 5) {
+        head_stride(channels + (dense ? 0 : random.below(2) * 3)),
+        row_stride(heads * head_stride + (dense ? 0 : random.below(2) * 5)) {
     const auto size = static_cast<std::size_t>(rows * row_stride);
     host.resize(size * static_cast<std::size_t>(scalar_bytes(type)));
     for (int row = 0; row < rows; ++row) {
@@ -63,12 +63,12 @@ struct TwinInputs {
   TwinRows keys, values, gates;
 
   TwinInputs(Random& random, const ClassShape& shape, int rows, Scalar type,
-             Numbers numbers = Numbers::normal)
+             Numbers numbers = Numbers::normal, bool dense = false)
       : keys(random, rows, shape.unit.units * shape.unit.key_streams, shape.key_width, type, 1.0f,
-             numbers),
+             numbers, dense),
         values(random, rows, shape.unit.units * shape.unit.value_streams, shape.value_width, type,
-               0.3f, numbers),
-        gates(random, rows, shape.kv_heads, 1, Scalar::f32, 1.0f, numbers) {}
+               0.3f, numbers, dense),
+        gates(random, rows, shape.kv_heads, 1, Scalar::f32, 1.0f, numbers, dense) {}
   [[nodiscard]] terse::AppendInputs on_host() const {
     return {keys.on_host(), values.on_host(), gates.on_host()};
   }
@@ -105,9 +105,9 @@ class Twin {
   }
 
   /// Appends the same rows to a layer of both.
-  Status append(Random& random, int layer, int rows, Scalar type,
-                Numbers numbers = Numbers::normal) {
-    const TwinInputs in(random, shape(layer), rows, type, numbers);
+  Status append(Random& random, int layer, int rows, Scalar type, Numbers numbers = Numbers::normal,
+                bool dense = false) {
+    const TwinInputs in(random, shape(layer), rows, type, numbers, dense);
     const Status a = host.cache.append(layer, in.on_host());
     const Status b = device.append(layer, in.on_device(), nullptr);
     if (a.code != b.code) return error(StatusCode::mismatch, "append: another status");

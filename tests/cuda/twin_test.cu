@@ -138,7 +138,60 @@ void run(std::uint64_t seed, int head_dim, PolicyConfig<PolicyOf<P>> policy = {}
   REQUIRE(calls.go(operations) == "");
 }
 
+/// Steps of several whole blocks from dense rows, of as many streams as leave a thread block no
+/// more than 256 threads, or of few.
+template <Layout L, class P>
+void run_prompts(int head_dim, const PolicyConfig<PolicyOf<P>>& policy = {}) {
+  CacheConfig config = twin_config(head_dim, 200);
+  config.num_query_heads = config.num_kv_heads = 8;
+  Twin<L, P> twin(config, {policy});
+  Random random(static_cast<std::uint64_t>(head_dim));
+  std::vector<SequenceId> ids;
+  for (int i = 0; i < config.max_sequences; ++i) {
+    ids.push_back(*twin.host.cache.create_sequence());
+    REQUIRE(*twin.device.create_sequence(nullptr) == ids.back());
+  }
+  constexpr int steps[][3] = {{200, 192, 64}, {7, 0, 0}, {0, 64, 0}, {150, 130, 200}};
+  for (const auto& tokens : steps) {
+    std::vector<StepPart> parts;
+    int rows = 0;
+    for (int i = 0; i < config.max_sequences; ++i) {
+      if (tokens[i] == 0) continue;
+      parts.push_back({ids[static_cast<std::size_t>(i)], tokens[i]});
+      rows += tokens[i];
+    }
+    REQUIRE(twin.host.cache.begin_step(parts).ok());
+    REQUIRE(twin.device.begin_step(parts, nullptr).ok());
+    for (const int layer : {0, 1}) {
+      const Scalar type = layer == 0 ? Scalar::f16 : Scalar::bf16;
+      REQUIRE(twin.append(random, layer, rows, type, Numbers::odd, true).ok());
+    }
+    REQUIRE(twin.difference(config.max_sequences) == "");
+    REQUIRE(twin.host.cache.commit_step().ok());
+    REQUIRE(twin.device.commit_step(nullptr).ok());
+  }
+}
+
 }  // namespace
+
+TEST_CASE("prompts of whole blocks on host and device", "[cuda][twin]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  run_prompts<ContiguousLayout, Identity>(64);
+  run_prompts<ContiguousLayout, Identity>(128, {.tail = TailSpec{.sink_tokens = 5}});
+  run_prompts<PagedLayout<>, Compose<Fp8, H2O>>(
+      96, {.eviction = {
+               .heavy_tokens = 5, .recent_tokens = 9, .normalise = H2O::Normalise::per_query}});
+  run_prompts<PerHead, Int8>(96);
+  run_prompts<PerHead, Int8>(256);
+  run_prompts<PagedLayout<>, Q8_0>(64);
+  run_prompts<PagedLayout<>, Kivi4>(64);
+  run_prompts<PagedLayout<>, Kivi2>(128);
+  run_prompts<PagedLayout<>, Kivi2>(256);
+  run_prompts<PagedLayout<>, Kivi2>(80);
+  run_prompts<PagedLayout<>, KeyValue<WideKeys, Int8>>(128, {.tail = TailSpec{.min_tokens = 1}});
+  run_prompts<PagedLayout<>, KeyValue<WideKeys, Int8>>(32, {.tail = TailSpec{.min_tokens = 1}});
+  run_prompts<PagedLayout<>, KeyValue<SearchedKeys, Q4_0>>(64, {.tail = TailSpec{.min_tokens = 1}});
+}
 
 TEST_CASE("16 and 8 bits on host and device", "[cuda][twin]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");

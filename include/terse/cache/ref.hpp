@@ -137,8 +137,11 @@ struct KVCacheRef {
   /// Encoded block of (unit, entry): key streams, then value streams.
   [[nodiscard]] TERSE_HOST_DEVICE std::byte* block(int sequence, int unit,
                                                    int entry) const noexcept {
-    return pages +
-           static_cast<std::size_t>(page(sequence, row_of_unit(unit), entry)) * shape.page_bytes +
+    return block_of_page(page(sequence, row_of_unit(unit), entry), unit);
+  }
+  [[nodiscard]] TERSE_HOST_DEVICE std::byte* block_of_page(std::int32_t page,
+                                                           int unit) const noexcept {
+    return pages + static_cast<std::size_t>(page) * shape.page_bytes +
            static_cast<std::size_t>(unit_in_row(unit)) * shape.unit_bytes;
   }
   [[nodiscard]] TERSE_HOST_DEVICE std::byte* tail_block(int sequence, int unit,

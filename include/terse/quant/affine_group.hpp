@@ -347,6 +347,12 @@ struct AffineGroup {
     return encode(v, step);
   }
 
+  /// The same before it is limited to the grid's ends, where that comes last.
+  TERSE_HOST_DEVICE static int whole_code(float v, const Step& step) noexcept
+      requires(S.rule == ScaleRule::min_max || S.rule == ScaleRule::abs_max) {
+    return round_half_even(steps_of(v, step));
+  }
+
   /// Stores the parameters of the group of (token, channel).
   TERSE_HOST_DEVICE static void store_group(const CodecContext& context, int token, int channel,
                                             const Group& g, std::byte* block) noexcept {
@@ -447,13 +453,17 @@ struct AffineGroup {
       return static_cast<unsigned>(
           round_half_even(smaller(larger(shifted, 0.0f), static_cast<float>(top_code))));
     } else {
-      // Without a step there are 0 of it, which is the centre.
-      float steps = quotient_by_inverse(v - step.offset, step.divisor, step.inverse);
-      if constexpr (affine_format.centre != 0.0f) steps += affine_format.centre;
       // Clamped before rounding: a saturated scale may leave numbers far outside the grid.
+      const float steps = steps_of(v, step);
       return static_cast<unsigned>(
           round_half_even(smaller(larger(steps, 0.0f), static_cast<float>(top_code))));
     }
+  }
+
+  /// Steps from code 0 to a number. Without a step there are 0 of it, which is the centre.
+  TERSE_HOST_DEVICE static float steps_of(float v, const Step& step) noexcept {
+    const float steps = quotient_by_inverse(v - step.offset, step.divisor, step.inverse);
+    return affine_format.centre != 0.0f ? steps + affine_format.centre : steps;
   }
 };
 

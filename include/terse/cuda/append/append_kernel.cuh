@@ -8,12 +8,14 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "terse/cache/append.hpp"
 #include "terse/cache/ref.hpp"
 #include "terse/config.hpp"
 #include "terse/cuda/append/divisor.cuh"
 #include "terse/cuda/append/encode.cuh"
+#include "terse/cuda/append/encode_patch.cuh"
 #include "terse/cuda/append/tile_basis.cuh"
 #include "terse/cuda/append/token_tile.cuh"
 #include "terse/cuda/cache/failure.cuh"
@@ -83,35 +85,134 @@ struct StepBlocks {
   return shape.open && most_tokens < block_tokens ? round_up(most_tokens, 4) : block_tokens;
 }
 
+/// One block of 64 places of one stream, and what a step does to it. The same for all threads of a
+/// thread block, so that one of them finds it.
+struct BlockWork {
+  int count;  ///< blocks of the part; 0: there is nothing to do
+  int sequence;
+  int length_before;  ///< committed tokens
+  int first_row;      ///< of the part, in the inputs
+  int unit, stream;
+  bool is_key;   ///< `stream` is one of keys
+  bool encodes;  ///< new tokens, or all
+  int block;     ///< counted from the grid's origin
+  int entry;
+  int first;     ///< position of place 0
+  int from, to;  ///< positions of new tokens, none: the same
+  // What is found while the numbers are read.
+  StatusCode code;  ///< what the sequence fails with
+  std::byte* encoded;
+  std::byte* exact;  ///< null without a tail
+};
+
+/// Bytes of it in shared memory, in front of what blocks are encoded in.
+inline constexpr std::size_t work_bytes = round_up(sizeof(BlockWork), std::size_t{16});
+
 template <class Ref>
 struct AppendKernel {
   using Policy = typename Ref::policy;
+  static constexpr bool can_be_open =
+      CanEncodeToken<typename Policy::key_codec> && CanEncodeToken<typename Policy::value_codec>;
   static constexpr bool has_state = token_state_bytes<typename Policy::evictor> > 0;
 
   const AppendCall<Ref>& call;
   float* shared;
-  int sequence;
-  int tokens;
-  int first_row;      ///< of the part, in the inputs
-  int length_before;  ///< committed tokens
+  BlockWork& work;
 
+  /// By one thread.
   __device__ void fail(StatusCode code) const {
-    if (threadIdx.x == 0) fail_sequence(call.failure, sequence, code, call.slot, length_before);
+    fail_sequence(call.failure, work.sequence, code, call.slot, work.length_before);
+  }
+
+  /// Fills `work` with the thread block's `i`-th block. By one thread, which asks for all that it may
+  /// need before it looks at any of it.
+  __device__ void find_block(int i) const {
+    const Ref& r = call.r;
+    const ClassShape& shape = r.shape;
+    const auto part = static_cast<int>(blockIdx.x), item = static_cast<int>(blockIdx.y);
+    const StepPart step = call.step.parts[part];
+    const int first_row = call.step.first_rows[part];
+    const bool exists = part < *call.step.num_parts;
+    const int index = exists ? step.sequence.index : 0;
+    const int streams = shape.unit.key_streams + shape.unit.value_streams;
+    const int unit = Divisor::of(streams).quotient(item);
+    const int stream = item - unit * streams;
+    const SequenceRecord sequence = r.sequences[index];
+    const GridRecord grid = r.grids[index];
+    const int entries = r.entry_count(index, r.row_of_unit(unit));
+    const StepBlocks blocks(shape, grid, sequence.length_tokens, step.tokens);
+    // The graph of a sequence that is gone: this one has nothing to do with it.
+    const bool is_meant = exists && sequence.failed == 0 && sequence.alive != 0 &&
+                          sequence.generation == step.sequence.generation;
+    const bool fits = sequence.pending_tokens == step.tokens && step.tokens <= call.most_tokens &&
+                      std::int64_t{first_row} + step.tokens <= call.num_rows;
+    const int b = blocks.block(i);
+    const int first = blocks.origin + b * block_tokens;
+    const int from = first > blocks.length ? first : blocks.length;
+    const int to = first + block_tokens < blocks.end ? first + block_tokens : blocks.end;
+    const bool is_key = stream < shape.unit.key_streams;
+    work.count = is_meant && fits ? blocks.count : 0;
+    work.sequence = index;
+    work.length_before = static_cast<int>(sequence.length_tokens);
+    work.first_row = first_row;
+    work.unit = unit;
+    work.stream = is_key ? stream : stream - shape.unit.key_streams;
+    work.is_key = is_key;
+    work.encodes = shape.open ? to > from : blocks.seals(b);
+    work.block = b;
+    work.entry = entries - 1 - (blocks.last - b);
+    work.first = first;
+    work.from = from;
+    work.to = to > from ? to : from;
+    if (is_meant && !fits) fail(StatusCode::wrong_phase);
+  }
+
+  /// Finds where the block is stored. By one thread.
+  __device__ void find_place() const {
+    const Ref& r = call.r;
+    const ClassShape& shape = r.shape;
+    const int index = work.sequence, unit = work.unit, entry = work.entry;
+    work.code = StatusCode::corrupt_data;
+    if (entry < 0) return;
+    const std::int32_t page = r.page(index, r.row_of_unit(unit), entry);
+    const bool exists = page >= 0 && page < shape.num_pages;
+    work.encoded = r.block_of_page(exists ? page : 0, unit) +
+                   (work.is_key ? shape.key_offset(work.stream) : shape.value_offset(work.stream));
+    work.exact = nullptr;
+    if (!shape.open) {
+      const auto b = static_cast<unsigned>(work.block);
+      const auto ring_blocks = static_cast<unsigned>(shape.ring_blocks);
+      const unsigned in_ring = b < ring_blocks ? b : b % ring_blocks;
+      work.exact = r.unit_tail(index, unit) + in_ring * shape.tail_block_bytes +
+                   exact_offset(block_tokens);
+    }
+    if (exists || !work.encodes) work.code = StatusCode::ok;
+  }
+  /// By the thread that finds it: one of the last warp, which has the fewest numbers to read.
+  __device__ void find_place_once() const {
+    if (threadIdx.x == blockDim.x - 32) find_place();
+  }
+
+  /// Where the stream lies in exact copies with room for `room` tokens.
+  [[nodiscard]] __device__ std::size_t exact_offset(int room) const {
+    const ClassShape& shape = call.r.shape;
+    return work.is_key ? shape.exact_key_offset(work.stream, room)
+                       : shape.exact_value_offset(work.stream, room);
   }
 
   /// Masks, positions and evictor state of a block's new tokens. By the key stream 0 of a unit.
-  __device__ void describe(int unit, int entry, int first_position, const TokenTile& tile) const {
+  __device__ void describe() const {
     const Ref& r = call.r;
-    const std::size_t at = r.unit_entry(sequence, unit, entry);
-    const bool is_fresh = first_position >= length_before;
+    const int unit = work.unit, new_from = work.from - work.first, count = work.to - work.from;
+    const std::size_t at = r.unit_entry(work.sequence, unit, work.entry);
+    const bool is_fresh = work.first >= work.length_before;
     if (threadIdx.x == 0) {
-      const std::uint64_t bits = (tile.count == block_tokens ? ~0ull : (1ull << tile.count) - 1)
-                                 << tile.first;
+      const std::uint64_t bits = (count == block_tokens ? ~0ull : (1ull << count) - 1) << new_from;
       // Places from the first new one on may still have the bits of a step that was given up.
-      const std::uint64_t older = is_fresh ? 0 : r.live[at] & ((1ull << tile.first) - 1);
+      const std::uint64_t older = is_fresh ? 0 : r.live[at] & ((1ull << new_from) - 1);
       r.live[at] = older | bits;
-      if (is_fresh) r.first_positions[at] = first_position;
-      if (unit == 0) r.was_appended(sequence) = 1;
+      if (is_fresh) r.first_positions[at] = work.first;
+      if (unit == 0) r.was_appended(work.sequence) = 1;
     }
     if constexpr (Ref::scatters) {
       if (is_fresh && threadIdx.x < block_tokens) {
@@ -120,13 +221,13 @@ struct AppendKernel {
       }
     }
     if constexpr (has_state) {
-      const int place = static_cast<int>(threadIdx.x), t = place - tile.first;
-      const bool is_new = t >= 0 && t < tile.count;
+      const int place = static_cast<int>(threadIdx.x), t = place - new_from;
+      const bool is_new = t >= 0 && t < count;
       if (is_new || (is_fresh && place < block_tokens)) {
         auto& state = r.token_states[at * block_tokens + static_cast<std::size_t>(place)];
         state = {};
         if constexpr (Policy::signal == Signal::gate_logit) {
-          const std::int64_t row = first_row + (first_position - length_before) + place;
+          const std::int64_t row = work.first_row + (work.first - work.length_before) + place;
           for (int h = 0; is_new && h < r.shape.unit.heads_per_unit; ++h) {
             Policy::evictor::admit(
                 state, call.in.gate_logits.get(row, unit * r.shape.unit.heads_per_unit + h, 0));
@@ -136,15 +237,15 @@ struct AppendKernel {
     }
   }
 
-  /// Whether the gate logits of a block's new tokens are numbers, in all threads.
-  __device__ bool gates_are_finite(int unit, int first_token, int count) const {
+  /// Whether the gate logits of the block's new tokens are numbers, in all threads.
+  __device__ bool gates_are_finite() const {
     if constexpr (Policy::signal == Signal::gate_logit) {
-      const int heads = call.r.shape.unit.heads_per_unit;
+      const int heads = call.r.shape.unit.heads_per_unit, count = work.to - work.from;
       bool bad = false;
       for (int i = static_cast<int>(threadIdx.x); i < count * heads;
            i += static_cast<int>(blockDim.x)) {
-        const std::int64_t row = first_row + (first_token - length_before) + i / heads;
-        bad = bad || !is_finite(call.in.gate_logits.get(row, unit * heads + i % heads, 0));
+        const std::int64_t row = work.first_row + (work.from - work.length_before) + i / heads;
+        bad = bad || !is_finite(call.in.gate_logits.get(row, work.unit * heads + i % heads, 0));
       }
       return __syncthreads_or(bad ? 1 : 0) == 0;
     }
@@ -163,54 +264,75 @@ struct AppendKernel {
     return __syncthreads_or(bad ? 1 : 0) == 0;
   }
 
-  /// One block of one stream; gives what the sequence fails with.
-  template <Codec C>
-  __device__ StatusCode block(Side side, int unit, int stream, const StepBlocks& blocks, int b,
-                              int entries) const {
+  /// Stores a whole block that comes as 16-bit numbers and is stored in their basis: its exact copy,
+  /// or none, and its codes. Gives false, with nothing done, if not all are numbers that fp16 can
+  /// hold; nothing is done either if `work` has found an error. By all threads.
+  template <Codec C, Side S, class T>
+  __device__ bool store_patches(const SourceRows& rows, int head, int width, float* scratch) const {
+    const auto place = PatchPlace::own<S>();
+    Patch patch{};
+    if (place.channel() < width) patch = load_patch(rows, head, place);
+    find_place_once();
+    const bool rounds = std::is_same_v<T, F16> && rows.in.scalar == Scalar::bf16;
+    const bool within = rounds ? is_within_f16<BF16>(patch) : is_within_f16<T>(patch);
+    if (__syncthreads_and(within ? 1 : 0) == 0) return false;
+    if (work.code != StatusCode::ok) return true;
+    if (rounds) make_f16(patch);
+    if (work.exact != nullptr && place.channel() < width) {
+      store_f16<S>(patch, place, width, work.exact);
+    }
+    if (work.encodes) {
+      encode_patches<C, S, T>(patch, place, width, shared, scratch, work.encoded);
+    }
+    return true;
+  }
+
+  /// The work on a block of one stream; gives what the sequence fails with.
+  template <Codec C, Side S>
+  __device__ StatusCode block() const {
     const Ref& r = call.r;
     const ClassShape& shape = r.shape;
-    const bool is_key = side == Side::key;
-    const CodecContext context{side, is_key ? shape.key_width : shape.value_width};
-    const int first = blocks.origin + b * block_tokens;
-    const int from = first > blocks.length ? first : blocks.length;
-    const int to = first + block_tokens < blocks.end ? first + block_tokens : blocks.end;
-    const bool writes = to > from;
-    TokenTile tile{shared, tile_stride<C>(context.width), from - first, writes ? to - from : 0};
+    constexpr bool is_key = S == Side::key;
+    const CodecContext context{S, is_key ? shape.key_width : shape.value_width};
+    const int from = work.from, to = work.to, stream = work.stream;
+    TokenTile tile{shared, tile_stride<C>(context.width), from - work.first, to - from};
     float* scratch = shared + tile_rows(shape, call.most_tokens) * tile.stride;
-    if (shape.open) tile.x -= tile.first * tile.stride;  // there is room for new tokens only
-    const int entry = entries - 1 - (blocks.last - b);
-    const auto exact_offset = [&](int room) {
-      return is_key ? shape.exact_key_offset(stream, room) : shape.exact_value_offset(stream, room);
-    };
-    if (entry < 0) return StatusCode::corrupt_data;
-    const std::int32_t page = r.page(sequence, r.row_of_unit(unit), entry);
-    const bool encodes = shape.open ? writes : blocks.seals(b);
-    if (encodes && (page < 0 || page >= shape.num_pages)) return StatusCode::corrupt_data;
-    std::byte* encoded = r.block(sequence, unit, entry) +
-                         (is_key ? shape.key_offset(stream) : shape.value_offset(stream));
-    std::byte* exact = nullptr;
-    if (!shape.open) {
-      const int turns = b < shape.ring_blocks ? 0 : b / shape.ring_blocks;
-      exact = r.unit_tail(sequence, unit) +
-              static_cast<std::size_t>(b - turns * shape.ring_blocks) * shape.tail_block_bytes +
-              exact_offset(block_tokens);
-    }
-    if (writes) {
+    if (to > from) {
       const HeadRows& in = is_key ? call.in.keys : call.in.values;
+      const bool aligned = is_key ? call.aligned_keys : call.aligned_values;
       const int streams = is_key ? shape.unit.key_streams : shape.unit.value_streams;
+      const int head = work.unit * streams + stream;
       const Span<const std::int64_t> numbers = call.in.source_rows;
-      const SourceRows rows{in, first_row + (from - blocks.length),
+      const SourceRows rows{in, work.first_row + (from - work.length_before),
                             numbers.empty() ? nullptr : numbers.data()};
       if (!rows_exist(rows, tile.count)) return StatusCode::invalid_argument;
+      if (is_key && stream == 0 && !gates_are_finite()) return StatusCode::not_finite;
       // What has exact copies is encoded from them, so it is rounded as they are.
       const bool rounds = !shape.open;
       const bool turns = is_key && !Policy::projects && call.in.rope.turns != nullptr;
-      if (!load_rows(rows, is_key ? call.aligned_keys : call.aligned_values,
-                     unit * streams + stream, context.width, tile,
-                     rounds && !turns && !HasBasis<C>) ||
-          (is_key && stream == 0 && !gates_are_finite(unit, from, tile.count))) {
-        return StatusCode::not_finite;
+      if constexpr (encodes_patches<C>) {
+        if (tile.count == block_tokens && aligned && in.scalar != Scalar::f32 && !turns &&
+            from >= shape.tail.sink_tokens &&
+            holds_block(context.width, static_cast<int>(blockDim.x))) {
+          bool done;
+          if (can_be_open && !rounds && in.scalar == Scalar::bf16) {
+            done = store_patches<C, S, std::conditional_t<can_be_open, BF16, F16>>(
+                rows, head, context.width, scratch);
+          } else {
+            done = store_patches<C, S, F16>(rows, head, context.width, scratch);
+          }
+          if (done) {
+            if (is_key && stream == 0 && work.code == StatusCode::ok) describe();
+            return work.code;
+          }
+        }
       }
+      if (shape.open) tile.x -= tile.first * tile.stride;  // there is room for new tokens only
+      find_place_once();
+      const bool are_finite = load_rows(rows, aligned, head, context.width, tile,
+                                        rounds && !turns && !HasBasis<C>);
+      if (work.code != StatusCode::ok) return work.code;
+      if (!are_finite) return StatusCode::not_finite;
       if (turns) {
         if (to > call.in.rope.positions) return StatusCode::invalid_argument;
         rotate_tile(tile, context.width, r.rope, call.in.rope, from, rounds && !HasBasis<C>);
@@ -219,58 +341,62 @@ struct AppendKernel {
         turn_tile<C>(context, tile);
         if (rounds) round_tile(tile, context.width);
       }
-      if (is_key && stream == 0) describe(unit, entry, first, tile);
-      if (exact != nullptr) {
-        store_exact(context, tile, tile.count, exact, block_tokens, tile.first);
+      if (is_key && stream == 0) describe();
+      if (work.exact != nullptr) {
+        store_exact(context, tile, tile.count, work.exact, block_tokens, tile.first);
       }
       if (from < shape.tail.sink_tokens) {
         const int sinks = shape.tail.sink_tokens < to ? shape.tail.sink_tokens : to;
         store_exact(context, tile, sinks - from,
-                    r.sink_block(sequence, unit) + exact_offset(sink_block_tokens),
+                    r.sink_block(work.sequence, work.unit) + exact_offset(sink_block_tokens),
                     sink_block_tokens, from);
       }
       __syncthreads();
+    } else {
+      find_place_once();
+      __syncthreads();
+      if (work.code != StatusCode::ok) return work.code;
     }
-    if (encodes) {
+    if (work.encodes) {
       if (!shape.open && tile.count < block_tokens) {
         tile = {shared, tile.stride, 0, block_tokens};
-        load_exact(context, exact, tile);
+        load_exact(context, work.exact, tile);
       }
-      encode_tokens<C>(context, tile, !shape.open, scratch, encoded);
-      __syncthreads();
+      encode_tokens<C>(context, tile, !shape.open, scratch, work.encoded);
     }
     return StatusCode::ok;
   }
 
-  /// `item`: unit and stream.
-  __device__ void run(int item, const GridRecord& grid) {
-    const ClassShape& shape = call.r.shape;
-    const StepBlocks blocks(shape, grid, length_before, tokens);
-    const int streams = shape.unit.key_streams + shape.unit.value_streams;
-    const int unit = Divisor::of(streams).quotient(item);
-    const int stream = item - unit * streams;
-    const int entries = call.r.entry_count(sequence, call.r.row_of_unit(unit));
-    for (int i = static_cast<int>(blockIdx.z); i < blocks.count; i += static_cast<int>(gridDim.z)) {
-      const int b = blocks.block(i);
-      const StatusCode code =
-          stream < shape.unit.key_streams
-              ? block<typename Policy::key_codec>(Side::key, unit, stream, blocks, b, entries)
-              : block<typename Policy::value_codec>(
-                    Side::value, unit, stream - shape.unit.key_streams, blocks, b, entries);
-      if (code != StatusCode::ok) fail(code);
+  /// By all threads.
+  __device__ void run() const {
+    for (int i = static_cast<int>(blockIdx.z);;) {
+      if (threadIdx.x == 0) find_block(i);
+      __syncthreads();
+      const int count = work.count;
+      if (i >= count) return;
+      const StatusCode code = work.is_key ? block<typename Policy::key_codec, Side::key>()
+                                          : block<typename Policy::value_codec, Side::value>();
+      if (code != StatusCode::ok && threadIdx.x == 0) fail(code);
+      i += static_cast<int>(gridDim.z);
+      if (i >= count) return;
+      __syncthreads();
     }
   }
 };
 
 /// Grid: part x {unit, stream} x block.
 template <class Ref>
-__global__ void __launch_bounds__(most_append_threads, 2)
+__global__ void
+#ifdef VREG
+__maxnreg__(VREG)
+#else
+__launch_bounds__(most_append_threads, 2)
+#endif
     append_kernel(const __grid_constant__ AppendCall<Ref> call) {
   extern __shared__ float append_shared[];
-  const int part = static_cast<int>(blockIdx.x);
-  const int parts = *call.step.num_parts;
   if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0) {
     // A graph that was captured with fewer parts than the step has.
+    const int parts = *call.step.num_parts;
     for (int i = call.num_parts + static_cast<int>(threadIdx.x); i < parts;
          i += static_cast<int>(blockDim.x)) {
       const SequenceId own = call.step.parts[i].sequence;
@@ -280,36 +406,26 @@ __global__ void __launch_bounds__(most_append_threads, 2)
                     record.length_tokens);
     }
   }
-  if (part >= parts) return;
-  const StepPart step = call.step.parts[part];
-  const int first_row = call.step.first_rows[part];
-  const SequenceRecord sequence = call.r.sequences[step.sequence.index];
-  const GridRecord grid = call.r.grids[step.sequence.index];
-  // Another thread block may be about to fail the sequence: all threads of one must agree.
-  if (__syncthreads_or(sequence.failed) != 0) return;
-  // The graph of a sequence that is gone: this one has nothing to do with it.
-  if (sequence.alive == 0 || sequence.generation != step.sequence.generation) return;
-  AppendKernel<Ref> kernel{call,        append_shared, step.sequence.index,
-                           step.tokens, first_row,     static_cast<int>(sequence.length_tokens)};
-  if (sequence.pending_tokens != step.tokens || step.tokens > call.most_tokens ||
-      std::int64_t{first_row} + step.tokens > call.num_rows) {
-    return kernel.fail(StatusCode::wrong_phase);
-  }
-  kernel.run(static_cast<int>(blockIdx.y), grid);
+  AppendKernel<Ref>{call, append_shared + work_bytes / sizeof(float),
+                    *reinterpret_cast<BlockWork*>(append_shared)}
+      .run();
 }
 
 /// Shared memory of a thread block.
 template <class Ref>
 [[nodiscard]] std::size_t append_shared_bytes(const ClassShape& shape, int most_tokens) noexcept {
-  return encode_shared_bytes<Ref>(shape, tile_rows(shape, most_tokens));
+  return work_bytes + encode_shared_bytes<Ref>(shape, tile_rows(shape, most_tokens));
 }
 
-/// Blocks of a part that a step of `tokens` tokens may write to or seal, at most.
+/// Blocks of a part that a step of `tokens` tokens may write to or seal, at most. What it seals
+/// without writing to it lay in the tail before.
 [[nodiscard]] inline int most_step_blocks(const ClassShape& shape, int tokens) noexcept {
   const int written = (tokens + block_tokens - 2) / block_tokens + 1;
   if (shape.open) return written;
   const int granule = shape.tail.granule_tokens;
-  return written + ceil_div(tokens, granule) * (granule / block_tokens);
+  const int sealed = ceil_div(tokens, granule) * (granule / block_tokens);
+  const int in_tail = ceil_div(shape.tail.min_tokens + granule, block_tokens);
+  return written + (sealed < in_tail ? sealed : in_tail);
 }
 
 }  // namespace detail
