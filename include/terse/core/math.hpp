@@ -81,6 +81,15 @@ TERSE_HOST_DEVICE inline float rounded_quotient(float a, float b) noexcept {
 #endif
 }
 
+/// 1 / b, rounded to nearest even.
+TERSE_HOST_DEVICE inline float rounded_reciprocal(float b) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __frcp_rn(b);
+#else
+  return 1.0f / b;
+#endif
+}
+
 /// a / b, rounded to nearest even, where `inverse` is 1 / b so rounded: on the device three
 /// operations without a branch, exact for |a| below 1e30 and quotients that are normal numbers.
 /// Where b and `inverse` are 0 the result is 0.
@@ -91,6 +100,11 @@ TERSE_HOST_DEVICE inline float quotient_by_inverse(float a, float b, float inver
 #else
   return inverse == 0.0f ? 0.0f : a / b;
 #endif
+}
+
+/// a / b for a constant b, as quotient_by_inverse.
+TERSE_HOST_DEVICE inline float quotient_by_constant(float a, float b) noexcept {
+  return quotient_by_inverse(a, b, 1.0f / b);
 }
 
 /// Nearest integer, ties to even. Exact for |x| < 2^22, which every code is.
@@ -107,6 +121,15 @@ TERSE_HOST_DEVICE inline int round_half_even(float x) noexcept {
   __asm__("" : "+m"(shifted));
 #endif
   return static_cast<int>(shifted - 12582912.0f);
+#endif
+}
+
+/// The same in the lower 16 bits of a word; the upper ones may be anything.
+TERSE_HOST_DEVICE inline std::uint32_t low_bits_half_even(float x) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __float_as_uint(__fadd_rn(x, 12582912.0f));
+#else
+  return static_cast<std::uint32_t>(round_half_even(x));
 #endif
 }
 

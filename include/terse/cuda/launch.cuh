@@ -7,6 +7,7 @@
 
 #include "terse/config.hpp"
 #include "terse/cuda/device_ref.cuh"
+#include "terse/cuda/tuning.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -59,6 +60,17 @@ template <class... Params>
   }
   return to_status(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most),
                    no_code);
+}
+
+/// The hardware for which `kernel`'s code was loaded.
+template <class Kernel>
+[[nodiscard]] Status find_hardware(Kernel* kernel, Hardware* hardware) noexcept {
+  cudaFuncAttributes attributes{};
+  const Status s = to_status(cudaFuncGetAttributes(&attributes, kernel),
+                             "terse::cuda: the program holds no code for this device");
+  *hardware = attributes.ptxVersion >= 90 && attributes.ptxVersion < 120 ? Hardware::hopper
+                                                                         : Hardware::portable;
+  return s;
 }
 
 }  // namespace detail

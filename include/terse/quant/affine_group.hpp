@@ -209,7 +209,7 @@ struct AffineGroup {
     // Of llama.cpp's formats, divisors that fp16 stores as zero give zero.
     constexpr bool wide = S.rule == ScaleRule::signed_max_wide || S.rule == ScaleRule::abs_max_wide;
     const bool is_zero = wide ? absolute(divisor) < 1e-30f : divisor == 0.0f;
-    return {divisor, is_zero ? 0.0f : rounded_quotient(1.0f, divisor), offset};
+    return {divisor, is_zero ? 0.0f : rounded_reciprocal(divisor), offset};
   }
 
   static constexpr bool needs_largest = S.rule == ScaleRule::signed_max_wide;
@@ -244,14 +244,16 @@ struct AffineGroup {
   /// Parameters of the `count` numbers `x[i * stride]`, whose extremes are `e`.
   TERSE_HOST_DEVICE static Group find_group(const Extremes& e, const float* x, std::size_t stride,
                                             int count) noexcept {
+    // Quotients below the normal numbers are 0 in fp16, however they are rounded.
     Group g;
     if constexpr (S.rule == ScaleRule::min_max) {
       g.minimum = to_f16_saturating(e.low);
-      g.scale = to_f16_saturating(rounded_quotient(e.high - e.low, static_cast<float>(top_code)));
+      g.scale =
+          to_f16_saturating(quotient_by_constant(e.high - e.low, static_cast<float>(top_code)));
       g.step = make_step(to_float(g.scale), to_float(g.minimum));
     } else if constexpr (S.rule == ScaleRule::abs_max) {
       g.scale = to_f16_saturating(
-          rounded_quotient(e.peak(), static_cast<float>((1 << (S.bits - 1)) - 1)));
+          quotient_by_constant(e.peak(), static_cast<float>((1 << (S.bits - 1)) - 1)));
       g.step = make_step(to_float(g.scale));
     } else if constexpr (S.rule == ScaleRule::abs_max_wide) {
       g.step = make_step(rounded_quotient(e.peak(), static_cast<float>((1 << (S.bits - 1)) - 1)));
@@ -286,25 +288,25 @@ struct AffineGroup {
     float dot = 0.0f;   ///< sum of number * level
     float norm = 0.0f;  ///< sum of level * level
   };
-  /// N of the partial sums.
-  template <int N>
+  /// N of the partial sums. Those of squares are whole numbers, and exact: any M do.
+  template <int N, int M = N>
   struct PartialFits {
     float dot[N] = {};
-    float norm[N] = {};
+    float norm[M] = {};
   };
 
   /// Adds a number to the i-th partial sums of a step.
-  template <int N>
-  TERSE_HOST_DEVICE static void add_to_fit(float v, float inverse_step, PartialFits<N>& fits,
+  template <int N, int M>
+  TERSE_HOST_DEVICE static void add_to_fit(float v, float inverse_step, PartialFits<N, M>& fits,
                                            int i) noexcept {
     const float level =
         level_of(whole_half_even(rounded_product(v, inverse_step) + affine_format.centre));
-    fits.norm[i] += level * level;  // fused or not: the product is exact
+    fits.norm[i % M] += level * level;  // fused or not: the product is exact
     fits.dot[i] += rounded_product(v, level);
   }
-  /// Sums of neighbouring partial sums, N a power of two.
-  template <int N>
-  TERSE_HOST_DEVICE static Fit sum_of(const PartialFits<N>& fits) noexcept {
+  /// Sums of neighbouring partial sums, N and M powers of two.
+  template <int N, int M>
+  TERSE_HOST_DEVICE static Fit sum_of(const PartialFits<N, M>& fits) noexcept {
     return {sum_of_neighbours(fits.dot), sum_of_neighbours(fits.norm)};
   }
   /// Fits of `steps` to the `count` numbers `x[i * stride]`.
@@ -347,10 +349,11 @@ struct AffineGroup {
     return encode(v, step);
   }
 
-  /// The same before it is limited to the grid's ends, where that comes last.
-  TERSE_HOST_DEVICE static int whole_code(float v, const Step& step) noexcept
+  /// The same before it is limited to the grid's ends, in the lower 16 bits of a word, for numbers
+  /// that have fewer steps. `step` must be that of a group with the number.
+  TERSE_HOST_DEVICE static std::uint32_t unlimited_code(float v, const Step& step) noexcept
       requires(S.rule == ScaleRule::min_max || S.rule == ScaleRule::abs_max) {
-    return round_half_even(steps_of(v, step));
+    return low_bits_half_even(steps_of(v, step));
   }
 
   /// Stores the parameters of the group of (token, channel).

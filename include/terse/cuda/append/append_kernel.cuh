@@ -20,6 +20,7 @@
 #include "terse/cuda/append/token_tile.cuh"
 #include "terse/cuda/cache/failure.cuh"
 #include "terse/cuda/cache/step_record.cuh"
+#include "terse/cuda/warp/operands.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -88,7 +89,8 @@ struct StepBlocks {
 /// One block of 64 places of one stream, and what a step does to it. The same for all threads of a
 /// thread block, so that one of them finds it.
 struct BlockWork {
-  int count;  ///< blocks of the part; 0: there is nothing to do
+  int index;  ///< among those of the part
+  int count;  ///< of the part; 0: there is nothing to do
   int sequence;
   int length_before;  ///< committed tokens
   int first_row;      ///< of the part, in the inputs
@@ -124,8 +126,9 @@ struct AppendKernel {
     fail_sequence(call.failure, work.sequence, code, call.slot, work.length_before);
   }
 
-  /// Fills `work` with the thread block's `i`-th block. By one thread, which asks for all that it may
-  /// need before it looks at any of it.
+  /// Fills `work` with the thread block's `i`-th block, and finds its place if there is nothing to
+  /// read meanwhile. By one thread, which asks for all that it may need before it looks at any of
+  /// it.
   __device__ void find_block(int i) const {
     const Ref& r = call.r;
     const ClassShape& shape = r.shape;
@@ -151,6 +154,7 @@ struct AppendKernel {
     const int from = first > blocks.length ? first : blocks.length;
     const int to = first + block_tokens < blocks.end ? first + block_tokens : blocks.end;
     const bool is_key = stream < shape.unit.key_streams;
+    work.index = i;
     work.count = is_meant && fits ? blocks.count : 0;
     work.sequence = index;
     work.length_before = static_cast<int>(sequence.length_tokens);
@@ -183,8 +187,8 @@ struct AppendKernel {
       const auto b = static_cast<unsigned>(work.block);
       const auto ring_blocks = static_cast<unsigned>(shape.ring_blocks);
       const unsigned in_ring = b < ring_blocks ? b : b % ring_blocks;
-      work.exact = r.unit_tail(index, unit) + in_ring * shape.tail_block_bytes +
-                   exact_offset(block_tokens);
+      work.exact =
+          r.unit_tail(index, unit) + in_ring * shape.tail_block_bytes + exact_offset(block_tokens);
     }
     if (exists || !work.encodes) work.code = StatusCode::ok;
   }
@@ -264,9 +268,9 @@ struct AppendKernel {
     return __syncthreads_or(bad ? 1 : 0) == 0;
   }
 
-  /// Stores a whole block that comes as 16-bit numbers and is stored in their basis: its exact copy,
-  /// or none, and its codes. Gives false, with nothing done, if not all are numbers that fp16 can
-  /// hold; nothing is done either if `work` has found an error. By all threads.
+  /// Stores a whole block that comes as 16-bit numbers and is stored in their basis: its exact
+  /// copy, or none, and its codes. Gives false, with nothing done, if not all are numbers that fp16
+  /// can hold; nothing is done either if `work` has found an error. By all threads.
   template <Codec C, Side S, class T>
   __device__ bool store_patches(const SourceRows& rows, int head, int width, float* scratch) const {
     const auto place = PatchPlace::own<S>();
@@ -275,9 +279,10 @@ struct AppendKernel {
     find_place_once();
     const bool rounds = std::is_same_v<T, F16> && rows.in.scalar == Scalar::bf16;
     const bool within = rounds ? is_within_f16<BF16>(patch) : is_within_f16<T>(patch);
+    if (rounds) make_f16(patch);
+    if (work.encodes) begin_patches<C, T>(patch, place, width, shared, scratch);
     if (__syncthreads_and(within ? 1 : 0) == 0) return false;
     if (work.code != StatusCode::ok) return true;
-    if (rounds) make_f16(patch);
     if (work.exact != nullptr && place.channel() < width) {
       store_f16<S>(patch, place, width, work.exact);
     }
@@ -329,8 +334,8 @@ struct AppendKernel {
       }
       if (shape.open) tile.x -= tile.first * tile.stride;  // there is room for new tokens only
       find_place_once();
-      const bool are_finite = load_rows(rows, aligned, head, context.width, tile,
-                                        rounds && !turns && !HasBasis<C>);
+      const bool are_finite =
+          load_rows(rows, aligned, head, context.width, tile, rounds && !turns && !HasBasis<C>);
       if (work.code != StatusCode::ok) return work.code;
       if (!are_finite) return StatusCode::not_finite;
       if (turns) {
@@ -369,16 +374,16 @@ struct AppendKernel {
 
   /// By all threads.
   __device__ void run() const {
-    for (int i = static_cast<int>(blockIdx.z);;) {
-      if (threadIdx.x == 0) find_block(i);
-      __syncthreads();
-      const int count = work.count;
-      if (i >= count) return;
+    if (threadIdx.x == 0) find_block(static_cast<int>(blockIdx.z));
+    __syncthreads();
+    while (work.index < work.count) {
       const StatusCode code = work.is_key ? block<typename Policy::key_codec, Side::key>()
                                           : block<typename Policy::value_codec, Side::value>();
       if (code != StatusCode::ok && threadIdx.x == 0) fail(code);
-      i += static_cast<int>(gridDim.z);
-      if (i >= count) return;
+      const int next = work.index + static_cast<int>(gridDim.z);
+      if (next >= work.count) return;
+      __syncthreads();
+      if (threadIdx.x == 0) find_block(next);
       __syncthreads();
     }
   }
@@ -386,14 +391,10 @@ struct AppendKernel {
 
 /// Grid: part x {unit, stream} x block.
 template <class Ref>
-__global__ void
-#ifdef VREG
-__maxnreg__(VREG)
-#else
-__launch_bounds__(most_append_threads, 2)
-#endif
+__global__ void __launch_bounds__(most_append_threads, 2)
     append_kernel(const __grid_constant__ AppendCall<Ref> call) {
   extern __shared__ float append_shared[];
+  wait_for_previous_kernel();
   if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0) {
     // A graph that was captured with fewer parts than the step has.
     const int parts = *call.step.num_parts;

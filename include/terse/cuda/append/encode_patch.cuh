@@ -104,8 +104,7 @@ __device__ __forceinline__ void find_runs(const Patch& patch, const PatchPlace& 
     std::uint32_t end = smallest_over_lanes<T, 4>(ends, index);
     if constexpr (!format.has_min) index >>= 1;  // all lanes have met in the last round
     const bool is_low = index >= 4;
-    const int run =
-        static_cast<int>(place.quad / 8) * width + place.channel() + index % 4 * 2;
+    const int run = static_cast<int>(place.quad / 8) * width + place.channel() + index % 4 * 2;
     *reinterpret_cast<std::uint32_t*>((is_low ? shared.lows : shared.highs) + run) =
         is_low ? end : end ^ signs;
   } else {
@@ -157,10 +156,12 @@ __device__ __forceinline__ void find_groups(const CodecContext& context,
   for (int i = static_cast<int>(threadIdx.x); i < groups; i += static_cast<int>(blockDim.x)) {
     const int row = by_across.quotient(i), at = i - row * across;
     const int first = row * runs_per_group;
+    const int end = first + runs_per_group < runs ? first + runs_per_group : runs;
     float low = 0.0f;
     if constexpr (format.has_min) low = to_float(T{shared.lows[first * across + at]});
     float high = to_float(T{shared.highs[first * across + at]});
-    for (int r = first + 1; r < first + runs_per_group && r < runs; ++r) {
+#pragma unroll 4
+    for (int r = first + 1; r < end; ++r) {
       if constexpr (format.has_min) low = fminf(low, to_float(T{shared.lows[r * across + at]}));
       high = fmaxf(high, to_float(T{shared.highs[r * across + at]}));
     }
@@ -177,17 +178,14 @@ __device__ __forceinline__ void find_groups(const CodecContext& context,
 
 /// Codes of two numbers, in the halves of a word.
 template <class C>
-[[nodiscard]] __device__ __forceinline__ std::uint32_t pair_of_codes(float a,
-                                                                     const typename C::Step& step_a,
-                                                                     float b,
-                                                                     const typename C::Step& step_b) {
-  if constexpr (requires { C::whole_code(a, step_a); }) {
+[[nodiscard]] __device__ __forceinline__ std::uint32_t pair_of_codes(
+    float a, const typename C::Step& step_a, float b, const typename C::Step& step_b) {
+  if constexpr (requires { C::unlimited_code(a, step_a); }) {
     constexpr unsigned top = C::top_code;
-    const auto low = static_cast<std::uint32_t>(C::whole_code(a, step_a));
-    const auto high = static_cast<std::uint32_t>(C::whole_code(b, step_b));
-    return __vimin_s16x2_relu((low & 0xffffu) | high << 16, top | top << 16);
+    return __vimin_s16x2_relu(halves(C::unlimited_code(a, step_a), C::unlimited_code(b, step_b), 0),
+                              top | top << 16);
   } else {
-    return C::code_of(a, step_a) | C::code_of(b, step_b) << 16;
+    return halves(C::code_of(a, step_a), C::code_of(b, step_b), 0);
   }
 }
 
@@ -273,9 +271,18 @@ __device__ __forceinline__ void store_codes(const Patch& patch, const PatchPlace
 #pragma unroll
     for (int c = 0; c < 8; ++c) fields[c] = code_pair(0, c, 1, c) + (code_pair(2, c, 3, c) << 8);
     if constexpr (bits == 8) {
-      std::uint32_t* to = vector_of(tile, place.quad) + lane;
-      reinterpret_cast<uint4*>(to)[0] = {fields[0], fields[1], fields[2], fields[3]};
-      reinterpret_cast<uint4*>(to)[1] = {fields[4], fields[5], fields[6], fields[7]};
+      // Of two neighbours' sectors of 32 bytes each lane stores half, so that sectors are whole.
+      const bool upper = place.vector % 2 != 0;
+      std::uint32_t first[4], second[4];
+#pragma unroll
+      for (int c = 0; c < 4; ++c) {
+        const std::uint32_t got = __shfl_xor_sync(~0u, upper ? fields[c] : fields[c + 4], 1);
+        first[c] = upper ? got : fields[c];
+        second[c] = upper ? fields[c + 4] : got;
+      }
+      auto* to = reinterpret_cast<uint4*>(vector_of(tile, place.quad)) + place.vector % 2;
+      to[0] = {first[0], first[1], first[2], first[3]};
+      to[2] = {second[0], second[1], second[2], second[3]};
     } else {
       const unsigned of_16 = place.quad / 4;
       std::uint32_t pairs[4];
@@ -293,17 +300,27 @@ __device__ __forceinline__ void store_codes(const Patch& patch, const PatchPlace
   }
 }
 
-/// Encodes a block, which is in the codec's basis. `runs [2, 2 * width]` and `steps [3,
-/// affine_params]` are shared memory. By all threads, which do not meet at the end.
+/// Finds what the block's parameters follow from, before all threads meet. `runs [2, 2 * width]`
+/// and `steps [3, affine_params]` are shared memory.
+template <class C, class T>
+__device__ __forceinline__ void begin_patches(const Patch& patch, const PatchPlace& place,
+                                              int width, float* runs, float* steps) {
+  if constexpr (SplitsEncoding<C>) {
+    if (place.channel() < width) {  // the same in a warp
+      find_runs<C, T>(patch, place, width, PatchShared<C>(width, runs, steps));
+    }
+  }
+}
+
+/// Encodes a block that is in the codec's basis, after begin_patches. By all threads, which do not
+/// meet at the end.
 template <class C, Side S, class T>
 __device__ __forceinline__ void encode_patches(const Patch& patch, const PatchPlace& place,
                                                int width, float* runs, float* steps,
                                                std::byte* block) {
-  const bool has_patch = place.channel() < width;  // the same in a warp
+  const bool has_patch = place.channel() < width;
   if constexpr (SplitsEncoding<C>) {
     const PatchShared<C> shared(width, runs, steps);
-    if (has_patch) find_runs<C, T>(patch, place, width, shared);
-    __syncthreads();
     find_groups<C, T>(CodecContext{S, width}, shared, block);
     __syncthreads();
     if (has_patch) store_codes<C, S, T>(patch, place, width, shared, block);

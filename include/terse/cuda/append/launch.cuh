@@ -109,12 +109,18 @@ template <class Ref>
   // Few thread blocks leave the device to large ones; with few tokens there is little to share.
   const bool is_small = std::int64_t{call.num_parts} * items * blocks <= 264;
   const bool is_step = call.most_tokens < 8;
+  // A block in registers takes two threads a channel (PatchPlace).
+  const bool is_wide = std::max(shape.key_width, shape.value_width) > 128;
   const int threads = is_small && !(shape.open && is_step) ? most_append_threads
                       : is_step                            ? 128
+                      : is_wide                            ? most_append_threads
                                                            : 256;
   const std::size_t bytes = append_shared_bytes<Ref>(shape, call.most_tokens);
   if (Status s = allow_append<Ref>(bytes); !s.ok()) return s;
-  return launch_kernel({grid, threads, bytes}, stream,
+  Hardware hardware{};
+  if (Status s = find_hardware(append_kernel<Ref>, &hardware); !s.ok()) return s;
+  const bool overlaps = hardware == Hardware::hopper;
+  return launch_kernel({grid, threads, bytes, overlaps}, stream,
                        "terse::cuda::KVCache::append: the launch failed", append_kernel<Ref>, call);
 }
 

@@ -28,8 +28,8 @@ struct Patch {
   std::uint32_t words[4][4];
 };
 
-/// Where a thread's patch lies: tokens from 4 * quad, channels from 8 * vector on. Unsigned, because
-/// they are divided by powers of two.
+/// Where a thread's patch lies: tokens from 4 * quad, channels from 8 * vector on. Unsigned,
+/// because they are divided by powers of two.
 struct PatchPlace {
   unsigned quad;
   unsigned vector;
@@ -48,9 +48,7 @@ struct PatchPlace {
       return {lane / 4 % 4 * 4 + warp % 2 * 2 + lane / 16, vector};
     }
   }
-  [[nodiscard]] __device__ __forceinline__ int token() const {
-    return static_cast<int>(4 * quad);
-  }
+  [[nodiscard]] __device__ __forceinline__ int token() const { return static_cast<int>(4 * quad); }
   [[nodiscard]] __device__ __forceinline__ int channel() const {
     return static_cast<int>(8 * vector);
   }
@@ -87,10 +85,19 @@ struct PatchPlace {
   return patch;
 }
 
-/// The lower or upper number of a word of two.
+/// The lower or upper number of a word of two, in one operation.
 template <class T>
 [[nodiscard]] __device__ __forceinline__ float number(std::uint32_t word, int half) {
-  return to_float(T{static_cast<std::uint16_t>(word >> (half * 16))});
+  if constexpr (std::is_same_v<T, F16>) {
+    float low, high;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %2; cvt.f32.f16 %0, low; "
+        "cvt.f32.f16 %1, high; }"
+        : "=f"(low), "=f"(high)
+        : "r"(word));
+    return half == 0 ? low : high;
+  } else {
+    return __uint_as_float(half == 0 ? word << 16 : word & 0xffff0000u);
+  }
 }
 
 /// Lower (half 0) or upper halves of two words, the first one's below.
@@ -130,13 +137,13 @@ template <class T>
 template <class T>
 [[nodiscard]] __device__ __forceinline__ bool is_within_f16(const Patch& patch) {
   if constexpr (std::is_same_v<T, F16>) {
-    std::uint32_t zero = 0;
+    std::uint32_t zeros = 0;
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const std::uint32_t(&w)[4] = patch.words[i];
-      zero = add_zero_times<F16>({w[0], w[1], w[2], w[3]}, zero);
+      zeros |= add_zero_times<F16>({w[0], w[1], w[2], w[3]}, 0);
     }
-    return zero == 0;
+    return zeros == 0;
   } else {
     std::uint32_t peak = 0;
 #pragma unroll

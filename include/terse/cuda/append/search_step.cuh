@@ -40,7 +40,7 @@ template <class C, int Lanes, int At>
 __device__ void fit_numbers_of_lane(const float* x, int count, const float (&inverses)[At],
                                     typename C::Fit* fits) {
   constexpr int run = C::num_partials / Lanes;
-  typename C::template PartialFits<run> partials[At];
+  typename C::template PartialFits<run, 1> partials[At];
   const auto add = [&](float v, int j) {
 #pragma unroll
     for (int k = 0; k < At; ++k) C::add_to_fit(v, inverses[k], partials[k], j);
@@ -98,7 +98,7 @@ template <class C, int Lanes>
                                                                  const float* x, int count) {
   static_assert(C::num_steps > candidate_lanes / 2 && C::num_steps <= candidate_lanes);
   static_assert(Lanes >= candidate_lanes && C::num_partials % Lanes == 0);
-  constexpr int at_once = 3;  // the sums of all would not fit into registers
+  constexpr int at_once = 3;  // the sums of all take more registers, and the same time
   static_assert(C::num_steps % at_once == 0);
   const int lane = static_cast<int>(threadIdx.x) % Lanes;
   const typename C::Step own = step_of_lane<C>(e.peak(), lane);

@@ -184,17 +184,6 @@ template <class Ref>
   return call;
 }
 
-/// The hardware for which `kernel`'s code was loaded.
-template <class Kernel>
-[[nodiscard]] Status find_hardware(Kernel* kernel, Hardware* hardware) noexcept {
-  cudaFuncAttributes attributes{};
-  const Status s = to_status(cudaFuncGetAttributes(&attributes, kernel),
-                             "terse::cuda::attend: the program holds no code for this device");
-  *hardware = attributes.ptxVersion >= 90 && attributes.ptxVersion < 120 ? Hardware::hopper
-                                                                         : Hardware::portable;
-  return s;
-}
-
 }  // namespace detail
 }  // namespace cuda
 }  // namespace TERSE_FLAGS_NAMESPACE
