@@ -79,7 +79,7 @@ const std::vector<int> boundaries = {0, 1, 15, 16, 17, 63, 64, 65, 127, 128, 129
 }  // namespace
 
 TEMPLATE_TEST_CASE("chunks store what single tokens store", "[cache][chunks]", Identity, Fp8, Int8,
-                   Int4Rotated, Q8_0, Q4_0, Kivi2, Kivi3, Kivi4) {
+                   Int4Rotated, Q8_0, Q4_0, Kivi2, Kivi3, Kivi4, TurboQuant3) {
   check_chunks<TestType>(config(64, 320), {}, boundaries, {2, 17, 64, 200});
 }
 

@@ -3,11 +3,14 @@
 #include <cstring>
 #include <vector>
 
+#include "terse/cpu/block_reader.hpp"
 #include "terse/quant/int4_rotated.hpp"
 #include "terse/quant/int8.hpp"
 #include "terse/quant/kivi.hpp"
+#include "terse/quant/nvfp4.hpp"
 #include "terse/quant/q4_0.hpp"
 #include "terse/quant/q8_0.hpp"
+#include "terse/quant/turboquant.hpp"
 
 #include "tests/cpu/kernel_inputs.hpp"
 #include "tests/support/catch.hpp"
@@ -138,13 +141,12 @@ void check_values(const terse::cpu::KernelTable& table, int width, Shape shape, 
   CHECK(sums.intact(12345.0f));
 }
 
-template <class Codec>
-void check_decode(const terse::cpu::KernelTable& table, Side side, int width) {
-  const EncodedBlock block =
-      encode<Codec>(side, width, Shape::outliers, static_cast<std::uint64_t>(width));
+/// `decode(record, out)` writes what the codec decodes, and nothing else.
+template <class Decode>
+void check_decoded(const EncodedBlock& block, Side side, int width, Decode decode) {
   const auto count = static_cast<std::size_t>(block_tokens * width);
   Guarded<float> out(count, 12345.0f);
-  table.decode_affine(Codec::affine_format, side, width, block.record, out.data());
+  decode(block.record, out.data());
   int differences = 0;
   for (int t = 0; t < block_tokens; ++t) {
     for (int c = 0; c < width; ++c) {
@@ -156,6 +158,14 @@ void check_decode(const terse::cpu::KernelTable& table, Side side, int width) {
   INFO("width " << width << ", side " << static_cast<int>(side));
   CHECK(differences == 0);
   CHECK(out.intact(12345.0f));
+}
+
+template <class Codec>
+void check_decode(const terse::cpu::KernelTable& table, Side side, int width) {
+  check_decoded(encode<Codec>(side, width, Shape::outliers, static_cast<std::uint64_t>(width)),
+                side, width, [&](const std::byte* record, float* out) {
+                  table.decode_affine(Codec::affine_format, side, width, record, out);
+                });
 }
 
 /// Few shapes at each width, every shape at some width: all pairs would take minutes.
@@ -201,7 +211,31 @@ using PerChannel = AffineGroup<AffineSpec{
 template <int Bits, int Group, ScaleRule Rule>
 using PerToken = AffineGroup<AffineSpec{.bits = Bits, .group = Group, .rule = Rule}>;
 
+/// Through the reader of blocks: every scale of a group, and the table of levels.
+template <class Codec>
+void check_levels() {
+  for (const terse::cpu::KernelTable* table : available_tables()) {
+    for (const Side side : {Side::key, Side::value}) {
+      for (const int width : widths) {
+        INFO(table->name << ", width " << width << ", side " << static_cast<int>(side));
+        check_decoded(encode<Codec>(side, width, Shape::outliers, 9), side, width,
+                      [&](const std::byte* record, float* out) {
+                        terse::cpu::BlockReader<Codec>::decode(
+                            *table, terse::CodecContext{side, width}, record, out);
+                      });
+      }
+    }
+  }
+}
+
 }  // namespace
+
+TEST_CASE("levels of a table, 2, 3 and 4 bits, a factor per token or 16 channels") {
+  check_levels<terse::TurboQuant2>();
+  check_levels<terse::TurboQuant3>();
+  check_levels<terse::TurboQuant4>();
+  check_levels<terse::NvFp4>();
+}
 
 TEST_CASE("one factor per token: int8 and int4, keys and values") {
   check_keys<terse::Int8>();

@@ -88,7 +88,7 @@ std::vector<float> rounded(std::vector<float> x, Scalar scalar) {
 }  // namespace
 
 TEMPLATE_TEST_CASE("head dimensions and query groups", "[attend][shapes]", Identity, Fp8, Int8,
-                   Int4Rotated, Q8_0, Q4_0, Kivi2, Kivi3, Kivi4) {
+                   Int4Rotated, Q8_0, Q4_0, Kivi2, Kivi3, Kivi4, TurboQuant3, NvFp4) {
   for (const int head_dim : {64, 80, 96, 128, 256}) {
     for (const int group : {1, 2, 3, 4, 8, 16}) {
       if (head_dim != 64 && group != 1 && group != 4) continue;

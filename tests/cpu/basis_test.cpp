@@ -7,6 +7,7 @@
 #include "terse/quant/int4_rotated.hpp"
 #include "terse/quant/int8.hpp"
 #include "terse/quant/q4_0.hpp"
+#include "terse/quant/turboquant.hpp"
 
 #include "tests/cpu/kernel_inputs.hpp"
 #include "tests/support/catch.hpp"
@@ -49,6 +50,8 @@ struct Flipped : terse::Int4Rotated {
 TEST_CASE("kernels turn the bases they know, and leave others to the codec") {
   CHECK(terse::cpu::HasHadamardBasis<terse::Int4Rotated>);
   CHECK(terse::cpu::HasHadamardBasis<terse::Q4_0>);
+  CHECK(terse::cpu::HasSignedHadamardBasis<terse::TurboQuant3>);
+  CHECK_FALSE(terse::cpu::HasHadamardBasis<terse::TurboQuant3>);
   CHECK_FALSE(terse::cpu::HasHadamardBasis<terse::Int8>);
   CHECK_FALSE(terse::cpu::HasHadamardBasis<Flipped>);
   const CodecContext context{Side::key, 64};
@@ -59,4 +62,21 @@ TEST_CASE("kernels turn the bases they know, and leave others to the codec") {
   CHECK(own == turned);
   terse::cpu::turn_from_basis<Flipped>(terse::cpu::kernels(), context, turned.data());
   for (std::size_t c = 0; c < x.size(); ++c) CHECK(std::abs(turned[c] - x[c]) < 1e-5f);
+}
+
+TEST_CASE("kernels turn signs as the codec does") {
+  for (const terse::cpu::KernelTable* table : available_tables()) {
+    INFO(table->name);
+    for (const int width : {64, 80, 128}) {
+      const CodecContext context{Side::value, width};
+      const std::vector<float> x = make_matrix(Shape::normal, 1, width, 5);
+      std::vector<float> own = x, turned = x;
+      terse::TurboQuant3::to_basis(context, own.data());
+      terse::cpu::turn_to_basis<terse::TurboQuant3>(*table, context, turned.data());
+      CHECK(own == turned);
+      terse::TurboQuant3::from_basis(context, own.data());
+      terse::cpu::turn_from_basis<terse::TurboQuant3>(*table, context, turned.data());
+      CHECK(own == turned);
+    }
+  }
 }

@@ -197,6 +197,17 @@ TEMPLATE_TEST_CASE("masked blocks that come in two parts on the device", "[cuda]
   check_rows<WideDims>(d, s, 100);
 }
 
+TEST_CASE("levels and a signed rotation on the device", "[cuda][attend]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  using R = KVCacheRef<PagedLayout<>, PolicyOf<TurboQuant3>>;
+  CHECK(std::string(cuda::key_kernel_name<R, 64>()) == "decode");
+  Driver<PagedLayout<>, TurboQuant3> d(device_config(4, 2, 64, 512));
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 300, 100).ok());
+  check_rows<Dims>(d, s, 1);
+  check_rows<Dims>(d, s, 7);
+}
+
 TEST_CASE("a user's codec on the device", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   using R = KVCacheRef<PagedLayout<>, PolicyOf<Compose<UserCodec>>>;

@@ -252,6 +252,9 @@ TEST_CASE("evictors' state on host and device", "[cuda][twin]") {
 
 TEST_CASE("codecs that no kernel knows on host and device", "[cuda][twin]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
+  run<PagedLayout<>, TurboQuant3>(34, 128, {}, 60);
+  run<PagedLayout<>, TurboQuant3>(35, 80, {.tail = TailSpec{.min_tokens = 20, .sink_tokens = 4}},
+                                  60);
   run<PagedLayout<>, KeyValue<BackwardsCodec, ReversedCodec>>(20, 24,
                                                               {.tail = TailSpec{.min_tokens = 1}});
   run<PagedLayout<>, TwoWayCodec>(25, 16, {.tail = TailSpec{.min_tokens = 1}}, 60);

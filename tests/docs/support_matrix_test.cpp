@@ -122,7 +122,9 @@ std::string codec_row(const char* name) {
   const TailSpec tail = Policy::tail;
   return row({code(name), bits_at<C>(64), bits_at<C>(80), bits_at<C>(128),
               std::to_string(tail.min_tokens) + " / " + std::to_string(tail.granule_tokens),
-              HasBasis<typename Policy::key_codec> ? "Hadamard" : "none",
+              cpu::HasSignedHadamardBasis<typename Policy::key_codec> ? "signed Hadamard"
+              : HasBasis<typename Policy::key_codec>                  ? "Hadamard"
+                                                                      : "none",
               code(cpu::key_kernel_name<Ref>()), code(cpu::value_kernel_name<Ref>())});
 }
 
@@ -169,6 +171,8 @@ TEST_CASE("the support matrix of docs/policies.md is that of the types") {
       "policies.md", "support-matrix",
       {matrix_row<Identity>("Identity"), matrix_row<Fp8>("Fp8"), matrix_row<Int8>("Int8"),
        matrix_row<Q8_0>("Q8_0"), matrix_row<Int4Rotated>("Int4Rotated"), matrix_row<Q4_0>("Q4_0"),
+       matrix_row<TurboQuant4>("TurboQuant4"), matrix_row<TurboQuant3>("TurboQuant3"),
+       matrix_row<TurboQuant2>("TurboQuant2"), matrix_row<NvFp4>("NvFp4"),
        matrix_row<Kivi4>("Kivi4"), matrix_row<Kivi3>("Kivi3"), matrix_row<Kivi2>("Kivi2")});
 }
 
@@ -177,7 +181,9 @@ TEST_CASE("the codec table of docs/policies.md is that of the types") {
       "policies.md", "codec-table",
       {codec_row<Identity>("Identity"), codec_row<Fp8>("Fp8"), codec_row<Int8>("Int8"),
        codec_row<Q8_0>("Q8_0"), codec_row<Int4Rotated>("Int4Rotated"), codec_row<Q4_0>("Q4_0"),
-       codec_row<Kivi4>("Kivi4"), codec_row<Kivi3>("Kivi3"), codec_row<Kivi2>("Kivi2")});
+       codec_row<TurboQuant4>("TurboQuant4"), codec_row<TurboQuant3>("TurboQuant3"),
+       codec_row<TurboQuant2>("TurboQuant2"), codec_row<NvFp4>("NvFp4"), codec_row<Kivi4>("Kivi4"),
+       codec_row<Kivi3>("Kivi3"), codec_row<Kivi2>("Kivi2")});
 }
 
 TEST_CASE("the evictor table of docs/policies.md is that of the types") {
@@ -198,5 +204,7 @@ TEST_CASE("the record table of docs/stored_format.md is that of the types") {
       "stored_format.md", "record-table",
       {record_row<Identity>("Identity"), record_row<Fp8>("Fp8"), record_row<Int8>("Int8"),
        record_row<Q8_0>("Q8_0"), record_row<Int4Rotated>("Int4Rotated"), record_row<Q4_0>("Q4_0"),
+       record_row<TurboQuant4>("TurboQuant4"), record_row<TurboQuant3>("TurboQuant3"),
+       record_row<TurboQuant2>("TurboQuant2"), record_row<NvFp4>("NvFp4"),
        record_row<Kivi4>("Kivi4"), record_row<Kivi3>("Kivi3"), record_row<Kivi2>("Kivi2")});
 }

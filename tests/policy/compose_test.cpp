@@ -11,6 +11,8 @@
 #include "terse/quant/int4_rotated.hpp"
 #include "terse/quant/int8.hpp"
 #include "terse/quant/kivi.hpp"
+#include "terse/quant/nvfp4.hpp"
+#include "terse/quant/turboquant.hpp"
 
 #include "tests/support/catch.hpp"
 
@@ -104,7 +106,7 @@ TEST_CASE("a single part counts as a policy, a policy stays itself") {
   static_assert(std::is_same_v<PolicyOf<H2O>::key_codec, Identity>);
 }
 
-TEST_CASE("the three quantizers compose with every evictor and with latents") {
+TEST_CASE("quantizers compose with every evictor and with latents") {
   const auto check = []<class Codec>(std::type_identity<Codec>) {
     static_assert(Compose<Codec, StreamingLLM>::reindex == Reindex::cache_index);
     static_assert(Compose<Codec, H2O>::signal == Signal::column_sum);
@@ -117,4 +119,6 @@ TEST_CASE("the three quantizers compose with every evictor and with latents") {
   check(std::type_identity<Kivi4>{});
   check(std::type_identity<Int8>{});
   check(std::type_identity<Int4Rotated>{});
+  check(std::type_identity<TurboQuant3>{});
+  check(std::type_identity<NvFp4>{});
 }

@@ -139,6 +139,17 @@ inline std::vector<std::vector<float>> hard_blocks(int width) {
   return blocks;
 }
 
+/// Numbers too small for the scales' format leave the bytes of zeros.
+template <Codec C>
+bool tiny_numbers_are_zeros(Side side, int width, float size) {
+  Random random(6);
+  const auto x = random.normals(static_cast<std::size_t>(block_tokens * width), size);
+  CodecBlock<C> tiny(side, width), zeros(side, width);
+  tiny.encode_in_basis(x);
+  zeros.encode_in_basis(std::vector<float>(x.size(), 0.0f));
+  return tiny.bytes() == zeros.bytes();
+}
+
 /// No finite input may become infinite or NaN.
 template <Codec C>
 bool stays_finite(Side side, int width) {

@@ -56,15 +56,16 @@ TEST_CASE("runs are transformed separately") {
   for (std::size_t c = 0; c < 80; ++c) CHECK((x[c] != 0.0f) == (c / 16 == 1));
 }
 
-TEST_CASE("lengths and products are kept, and twice is once less than never") {
+TEMPLATE_TEST_CASE("lengths and products are kept, and the way back leads back", "[hadamard]",
+                   HadamardBasis<256>, SignedHadamardBasis<256>) {
   tests::Random random(1);
   for (const int width : {16, 20, 64, 80, 96, 128, 256, 576}) {
     const CodecContext context{Side::key, width};
     const auto x = random.normals(static_cast<std::size_t>(width));
     const auto y = random.normals(static_cast<std::size_t>(width));
     auto a = x, b = y;
-    HadamardBasis<256>::to_basis(context, a.data());
-    HadamardBasis<256>::to_basis(context, b.data());
+    TestType::to_basis(context, a.data());
+    TestType::to_basis(context, b.data());
     CHECK(norm(a) == Approx(norm(x)).epsilon(1e-6));
     double before = 0, after = 0;
     for (std::size_t c = 0; c < x.size(); ++c) {
@@ -72,7 +73,7 @@ TEST_CASE("lengths and products are kept, and twice is once less than never") {
       after += double{a[c]} * b[c];
     }
     CHECK(after == Approx(before).margin(1e-5 * norm(x) * norm(y)));
-    HadamardBasis<256>::from_basis(context, a.data());
+    TestType::from_basis(context, a.data());
     for (std::size_t c = 0; c < x.size(); ++c) {
       REQUIRE(a[c] == Approx(x[c]).margin(1e-6 * norm(x)));
     }
@@ -100,6 +101,30 @@ TEST_CASE("the bits do not change") {
   std::uint32_t hash = 0;
   for (const float v : x) hash = hash * 31 + std::bit_cast<std::uint32_t>(v);
   CHECK(hash == 0xd8f26dbau);
+}
+
+TEST_CASE("the signs do not change, and are as many of either kind") {
+  std::uint32_t first = 0;
+  int turned = 0;
+  for (int c = 0; c < 4096; ++c) {
+    if (c < 32) first |= turns_sign(c) ? 1u << c : 0u;
+    turned += turns_sign(c) ? 1 : 0;
+  }
+  CHECK(first == 0x629a699du);
+  CHECK(std::abs(turned - 2048) < 3 * 32);
+  std::vector<float> x(64, 1.0f);
+  turn_signs(x.data(), 64);
+  for (int c = 0; c < 64; ++c) {
+    CHECK(x[static_cast<std::size_t>(c)] == (turns_sign(c) ? -1.0f : 1.0f));
+  }
+}
+
+TEST_CASE("equal numbers are spread by the signed rotation only") {
+  std::vector<float> plain(64, 1.0f), signs = plain;
+  HadamardBasis<256>::to_basis({Side::key, 64}, plain.data());
+  SignedHadamardBasis<256>::to_basis({Side::key, 64}, signs.data());
+  CHECK(plain[0] == 8.0f);
+  for (const float v : signs) CHECK(std::fabs(v) < 4.0f);
 }
 
 TEST_CASE("an outlier is spread evenly") {

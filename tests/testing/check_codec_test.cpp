@@ -8,8 +8,10 @@
 #include "terse/quant/int4_rotated.hpp"
 #include "terse/quant/int8.hpp"
 #include "terse/quant/kivi.hpp"
+#include "terse/quant/nvfp4.hpp"
 #include "terse/quant/q4_0.hpp"
 #include "terse/quant/q8_0.hpp"
+#include "terse/quant/turboquant.hpp"
 
 #include "tests/support/catch.hpp"
 
@@ -213,6 +215,10 @@ TEST_CASE("all codecs of the library conform, at every width") {
     check_passes<Kivi3::key_codec>(width);
     check_passes<Kivi3::value_codec>(width);
     check_passes<AffineGroup<AffineSpec{.bits = 3, .rule = ScaleRule::least_squares}>>(width);
+    check_passes<TurboQuant2>(width);
+    check_passes<TurboQuant3>(width);
+    check_passes<TurboQuant4>(width);
+    check_passes<NvFp4>(width);
     check_passes<Kivi4::key_codec>(width);
     check_passes<Kivi4::value_codec>(width);
   }

@@ -24,6 +24,12 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi3) \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi2)
 
+#define TERSE_EXAMPLE_LEVEL_SESSIONS                \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, NvFp4)       \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant4) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant3) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant2)
+
 #define TERSE_EXAMPLE_WINDOW_SESSIONS                                    \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, SinkWindow)   \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, StreamingLLM) \

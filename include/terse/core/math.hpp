@@ -90,6 +90,15 @@ TERSE_HOST_DEVICE inline float rounded_reciprocal(float b) noexcept {
 #endif
 }
 
+/// Square root, rounded to nearest even whatever the flags.
+TERSE_HOST_DEVICE inline float rounded_root(float x) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(x);
+#else
+  return std::sqrt(x);
+#endif
+}
+
 /// a / b, rounded to nearest even, where `inverse` is 1 / b so rounded: on the device three
 /// operations without a branch, exact for |a| below 1e30 and quotients that are normal numbers.
 /// Where b and `inverse` are 0 the result is 0.
@@ -166,6 +175,18 @@ TERSE_HOST_DEVICE inline float log_odds(float p) noexcept {
   double series = 1.0 / 23.0;
   for (int k = 21; k >= 1; k -= 2) series = std::fma(series, square, 1.0 / k);
   return static_cast<float>(std::fma(double(e), 0.69314718055994531, 2.0 * s * series));
+}
+
+/// Neighbours are added, then neighbours among the results, until one is left. N is a power of two.
+template <int N>
+TERSE_HOST_DEVICE float sum_of_neighbours(const float (&x)[N]) noexcept {
+  if constexpr (N == 1) {
+    return x[0];
+  } else {
+    float sums[N / 2];
+    for (int i = 0; i < N / 2; ++i) sums[i] = x[2 * i] + x[2 * i + 1];
+    return sum_of_neighbours(sums);
+  }
 }
 
 TERSE_HOST_DEVICE inline float absolute(float x) noexcept { return x < 0.0f ? -x : x; }

@@ -8,6 +8,7 @@
 #include "terse/cpu/avx2_affine.hpp"
 #include "terse/cpu/avx2_decode.hpp"
 #include "terse/cpu/avx2_dense.hpp"
+#include "terse/cpu/avx2_levels.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/quant/hadamard.hpp"
 
@@ -32,6 +33,7 @@ inline constexpr KernelTable table{
     .scores_affine = scores_affine,
     .values_affine = values_affine,
     .decode_affine = decode_affine,
+    .decode_levels = decode_levels,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
     .hadamard = terse::hadamard,

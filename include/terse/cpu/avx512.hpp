@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
+#include "terse/cpu/avx2_levels.hpp"
 #include "terse/cpu/avx512_decode.hpp"
 #include "terse/cpu/avx512_dense.hpp"
 #include "terse/cpu/avx512_hadamard.hpp"
@@ -34,6 +35,7 @@ inline constexpr KernelTable table{
     .scores_affine = scores_affine,
     .values_affine = values_affine,
     .decode_affine = decode_affine,
+    .decode_levels = avx2::decode_levels,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
     .hadamard = hadamard,

@@ -17,10 +17,20 @@ concept HasHadamardBasis = HasBasis<C> && requires {
   requires& C::from_basis == &HadamardBasis<C::hadamard_limit>::from_basis;
 };
 
+/// The same of SignedHadamardBasis.
+template <class C>
+concept HasSignedHadamardBasis = HasBasis<C> && requires {
+  requires& C::to_basis == &SignedHadamardBasis<C::signed_hadamard_limit>::to_basis;
+  requires& C::from_basis == &SignedHadamardBasis<C::signed_hadamard_limit>::from_basis;
+};
+
 template <Codec C>
 void turn_to_basis(const KernelTable& table, const CodecContext& context, float* x) noexcept {
   if constexpr (HasHadamardBasis<C>) {
     table.hadamard(x, context.width, hadamard_size(context.width, C::hadamard_limit));
+  } else if constexpr (HasSignedHadamardBasis<C>) {
+    turn_signs(x, context.width);
+    table.hadamard(x, context.width, hadamard_size(context.width, C::signed_hadamard_limit));
   } else {
     to_basis<C>(context, x);
   }
@@ -30,6 +40,9 @@ template <Codec C>
 void turn_from_basis(const KernelTable& table, const CodecContext& context, float* x) noexcept {
   if constexpr (HasHadamardBasis<C>) {
     turn_to_basis<C>(table, context, x);
+  } else if constexpr (HasSignedHadamardBasis<C>) {
+    table.hadamard(x, context.width, hadamard_size(context.width, C::signed_hadamard_limit));
+    turn_signs(x, context.width);
   } else {
     from_basis<C>(context, x);
   }

@@ -1,5 +1,5 @@
 /// Chooses, by a codec's properties, how its blocks are read: straight from plain elements,
-/// straight from packed codes, or through `decode`.
+/// straight from packed codes, by a table of levels, or through `decode`.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,7 @@
 #include "terse/policy/codec.hpp"
 #include "terse/policy/identity.hpp"
 #include "terse/quant/affine_group.hpp"
+#include "terse/quant/level_codes.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -171,6 +172,53 @@ struct BlockReader<C> {
       decode(table, context, block, scratch);
       table.values_f32(probabilities, rows, context.width, scratch, block_tokens, accumulators);
     }
+  }
+};
+
+/// Levels of a table, decoded to fp32 and multiplied as a matrix.
+template <LevelCodec C>
+struct BlockReader<C> {
+  using Format = typename C::level_format;
+
+  static constexpr bool specialized = true;
+  static constexpr const char* name = Format::bits == 2   ? "levels_2_bit"
+                                      : Format::bits == 3 ? "levels_3_bit"
+                                                          : "levels_4_bit";
+
+  [[nodiscard]] static constexpr bool decodes_keys(int) noexcept { return true; }
+  [[nodiscard]] static constexpr bool decodes_values(int) noexcept { return true; }
+
+  [[nodiscard]] static std::size_t prepared_bytes(const KernelTable&, int, int) noexcept {
+    return 0;
+  }
+  static void prepare(const KernelTable&, const float*, int, int, std::byte*) noexcept {}
+
+  static void decode(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     float* out) noexcept {
+    float levels[16] = {};
+    for (unsigned code = 0; code < 1u << Format::bits; ++code) levels[code] = Format::level(code);
+    const int group = C::group_channels(context.width);
+    for (int begin = 0; begin < context.width; begin += group) {
+      float scales[block_tokens];
+      for (int t = 0; t < block_tokens; ++t) {
+        scales[t] = C::scale_of(context, block, t, begin);
+      }
+      const int end = begin + group < context.width ? begin + group : context.width;
+      table.decode_levels(Format::bits, context.side, context.width, block, levels, scales, begin,
+                          end, out);
+    }
+  }
+  static void scores(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     const float* queries, const std::byte*, int rows, float* out, float* scratch,
+                     const std::byte*) noexcept {
+    decode(table, context, block, scratch);
+    table.scores_f32(queries, rows, context.width, scratch, block_tokens, out);
+  }
+  static void values(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                     const float* probabilities, int rows, float* accumulators, float* scratch,
+                     const std::byte*) noexcept {
+    decode(table, context, block, scratch);
+    table.values_f32(probabilities, rows, context.width, scratch, block_tokens, accumulators);
   }
 };
 

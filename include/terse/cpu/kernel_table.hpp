@@ -64,6 +64,12 @@ struct KernelTable {
   void (*decode_affine)(const AffineFormat& format, Side side, int width, const std::byte* record,
                         float* out);
 
+  /// Codes of 2, 3 or 4 bits, in the order of code_place, as levels[code] * scales[token]: channels
+  /// [begin, end) of the 64 tokens, as decode_affine leaves them. `begin` is a multiple of 8.
+  void (*decode_levels)(int bits, Side side, int width, const std::byte* codes,
+                        const float (&levels)[16], const float (&scales)[block_tokens], int begin,
+                        int end, float* out);
+
   /// Turns the logits of the tokens in `mask` into exp(logit - new maximum), all others of the 64
   /// into 0, and updates `state`. Returns the factor by which earlier sums must be multiplied
   /// (1 if the maximum did not change). `mask` must not be 0.

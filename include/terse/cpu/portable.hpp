@@ -227,6 +227,30 @@ inline void decode_affine(const AffineFormat& f, Side side, int width, const std
   decode_channels(f, side, width, AffineParts(f, side, width, record), 0, width, out);
 }
 
+template <int Bits>
+void decode_levels(Side side, int width, const std::byte* codes, const float (&levels)[16],
+                   const float (&scales)[block_tokens], int begin, int end, float* out) {
+  for (int c = begin; c < end; ++c) {
+    for (int t = 0; t < block_tokens; ++t) {
+      const unsigned code = load_code<Bits>(codes, code_place<Bits>(side, width, t, c));
+      out[side == Side::key ? c * block_tokens + t : t * width + c] = levels[code] * scales[t];
+    }
+  }
+}
+
+inline void decode_levels(int bits, Side side, int width, const std::byte* codes,
+                          const float (&levels)[16], const float (&scales)[block_tokens], int begin,
+                          int end, float* out) {
+  switch (bits) {
+    case 2:
+      return decode_levels<2>(side, width, codes, levels, scales, begin, end, out);
+    case 3:
+      return decode_levels<3>(side, width, codes, levels, scales, begin, end, out);
+    default:
+      return decode_levels<4>(side, width, codes, levels, scales, begin, end, out);
+  }
+}
+
 inline float softmax_block(float* scores, std::uint64_t mask, SoftmaxState* state) {
   float maximum = state->max;
   for (int t = 0; t < block_tokens; ++t) {
@@ -275,6 +299,7 @@ inline constexpr KernelTable table{
     .scores_affine = scores_affine,
     .values_affine = values_affine,
     .decode_affine = decode_affine,
+    .decode_levels = decode_levels,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
     .hadamard = terse::hadamard,

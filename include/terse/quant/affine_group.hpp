@@ -374,17 +374,6 @@ struct AffineGroup {
     return std::fabs(whole) - std::fabs(whole - static_cast<float>(top_code));
   }
 
-  template <int N>
-  TERSE_HOST_DEVICE static float sum_of_neighbours(const float (&x)[N]) noexcept {
-    if constexpr (N == 1) {
-      return x[0];
-    } else {
-      float sums[N / 2];
-      for (int i = 0; i < N / 2; ++i) sums[i] = x[2 * i] + x[2 * i + 1];
-      return sum_of_neighbours(sums);
-    }
-  }
-
   /// add_to_fit of `v [count]`, each to partial sums of its own, in loops that the host vectorises.
   /// `Whole`: there is one for each partial sum.
   template <bool Whole>
@@ -469,10 +458,6 @@ struct AffineGroup {
     return affine_format.centre != 0.0f ? steps + affine_format.centre : steps;
   }
 };
-
-/// A codec in a rotated basis.
-template <class CodecPart, class BasisPart>
-struct InBasis : CodecPart, BasisPart {};
 
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse

@@ -2,6 +2,8 @@
 /// Precedents for caches: QuaRot (arXiv 2404.00456, section 4), llama.cpp pull request 21038.
 #pragma once
 
+#include <cstdint>
+
 #include "terse/config.hpp"
 #include "terse/policy/codec.hpp"
 
@@ -52,6 +54,39 @@ struct HadamardBasis {
     to_basis(context, x);  // symmetric and orthonormal: its own inverse
   }
 };
+
+/// Whether a signed rotation turns the sign of a channel: one bit of MurmurHash3's finaliser of it.
+TERSE_HOST_DEVICE constexpr bool turns_sign(int channel) noexcept {
+  auto h = static_cast<std::uint32_t>(channel) + 1u;
+  h = (h ^ h >> 16) * 0x85ebca6bu;
+  h = (h ^ h >> 13) * 0xc2b2ae35u;
+  return ((h ^ h >> 16) & 1u) != 0;
+}
+
+/// Turns the signs of `x [width]` that turns_sign names.
+TERSE_HOST_DEVICE inline void turn_signs(float* x, int width) noexcept {
+  for (int c = 0; c < width; ++c) x[c] = turns_sign(c) ? -x[c] : x[c];
+}
+
+/// Basis of a codec: fixed signs, then Hadamard over runs of at most `Limit` channels. Without the
+/// signs numbers that are alike in all channels of a run would end in one.
+template <int Limit>
+struct SignedHadamardBasis {
+  static constexpr int signed_hadamard_limit = Limit;
+
+  TERSE_HOST_DEVICE static void to_basis(const CodecContext& context, float* x) noexcept {
+    turn_signs(x, context.width);
+    hadamard(x, context.width, hadamard_size(context.width, Limit));
+  }
+  TERSE_HOST_DEVICE static void from_basis(const CodecContext& context, float* x) noexcept {
+    hadamard(x, context.width, hadamard_size(context.width, Limit));
+    turn_signs(x, context.width);
+  }
+};
+
+/// A codec in a rotated basis.
+template <class CodecPart, class BasisPart>
+struct InBasis : CodecPart, BasisPart {};
 
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse

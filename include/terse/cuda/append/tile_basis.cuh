@@ -53,12 +53,27 @@ static __device__ void hadamard_tile(const TokenTile tile, int width, int size) 
   __syncthreads();
 }
 
+/// As terse::turn_signs. By all threads, which meet at the end.
+static __device__ void turn_signs_of_tile(const TokenTile tile, int width) {
+  const int threads = static_cast<int>(blockDim.x);
+  for (int i = static_cast<int>(threadIdx.x); i < tile.count * width; i += threads) {
+    const int c = i % width;
+    float* x = tile.row(tile.first + i / width) + c;
+    if (turns_sign(c)) *x = -*x;
+  }
+  __syncthreads();
+}
+
 /// Turns the tile's tokens into the basis of codec C (Forward) or out of it. By all threads, which
 /// meet at the end where C has a basis.
 template <Codec C, bool Forward = true>
 __device__ void turn_tile(const CodecContext& context, const TokenTile& tile) {
   if constexpr (HasHadamard<C>) {  // its own inverse
     hadamard_tile(tile, context.width, hadamard_size(context.width, C::hadamard_limit));
+  } else if constexpr (HasSignedHadamard<C>) {
+    if constexpr (Forward) turn_signs_of_tile(tile, context.width);
+    hadamard_tile(tile, context.width, hadamard_size(context.width, C::signed_hadamard_limit));
+    if constexpr (!Forward) turn_signs_of_tile(tile, context.width);
   } else if constexpr (HasBasis<C>) {
     for (int t = static_cast<int>(threadIdx.x); t < tile.count; t += static_cast<int>(blockDim.x)) {
       if constexpr (Forward) {

@@ -16,6 +16,18 @@ concept HasHadamard = requires {
   Codec::hadamard_limit;
 };
 
+template <class Codec>
+concept HasSignedHadamard = requires {
+  Codec::signed_hadamard_limit;
+};
+
+/// As terse::turn_signs; lane l holds channels l, l + 32, ...
+template <int Count>
+__device__ __forceinline__ void turn_signs_warp(float (&x)[Count], int lane) {
+#pragma unroll
+  for (int k = 0; k < Count; ++k) x[k] = turns_sign(lane + 32 * k) ? -x[k] : x[k];
+}
+
 /// As terse::hadamard, the same sums in the same order; lane l holds channels l, l + 32, ...
 template <int Width, int Size>
 __device__ __forceinline__ void hadamard_warp(float (&x)[ceil_div(Width, 32)], int lane) {
@@ -51,6 +63,10 @@ __device__ __forceinline__ void turn_warp(Side side, float (&x)[ceil_div(Width, 
                                           float* scratch, int lane) {
   if constexpr (HasHadamard<Codec>) {
     hadamard_warp<Width, hadamard_size(Width, Codec::hadamard_limit)>(x, lane);
+  } else if constexpr (HasSignedHadamard<Codec>) {
+    if constexpr (Forward) turn_signs_warp(x, lane);
+    hadamard_warp<Width, hadamard_size(Width, Codec::signed_hadamard_limit)>(x, lane);
+    if constexpr (!Forward) turn_signs_warp(x, lane);
   } else if constexpr (HasBasis<Codec>) {
     constexpr int count = ceil_div(Width, 32);
 #pragma unroll

@@ -1,0 +1,8 @@
+#include "device/device_storage.cuh"
+#include "device/session_list.hpp"
+
+namespace terse::examples {
+
+TERSE_EXAMPLE_LEVEL_SESSIONS
+
+}  // namespace terse::examples
