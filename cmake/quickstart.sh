@@ -14,7 +14,7 @@
 #   CXX               the compiler                    (default: the first that is new enough)
 #
 # demo leaves its results in the folder demo of the build tree, as results.csv, .markdown, .svg and
-# .json, unless its arguments name other files. Where CI is set, warnings are errors.
+# .json, unless its arguments name other files, and the model's calibration, smollm2.calibration. Where CI is set, warnings are errors.
 set -euo pipefail
 
 TERSE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -310,10 +310,7 @@ run_demo() {
   local cache arguments=()
   cache=$(cache_dir)
   configure -DTERSE_BUILD_EXAMPLES=ON -DTERSE_BUILD_TESTS=OFF -DTERSE_BUILD_BENCH=OFF
-  build evaluate_policies generate
-  if ! names --model "$@"; then
-    arguments+=(--model "$cache/$MODEL_FILE")
-  fi
+  build evaluate_policies generate calibrate
   if ! names --text "$@"; then
     arguments+=(--text "$cache/text/persuasion.txt" --text "$cache/text/emma.txt")
   fi
@@ -323,9 +320,22 @@ run_demo() {
   if ! names --calibration-text "$@"; then
     arguments+=(--calibration-text "$cache/text/sense_and_sensibility.txt")
   fi
-  local kind results
+  local kind results calibration
   results=$(build_dir)/demo
   make_folder "$results" TERSE_BUILD_DIR
+  if ! names --model "$@"; then
+    arguments+=(--model "$cache/$MODEL_FILE")
+    calibration=$results/smollm2.calibration
+    if ! names --calibration "$@"; then
+      if [[ ! -f $calibration ]]; then
+        say "calibrating the model"
+        "$(build_dir)/bin/calibrate" --model "$cache/$MODEL_FILE" --output "$calibration.part" \
+          --text "$cache/text/sense_and_sensibility.txt"
+        mv "$calibration.part" "$calibration"
+      fi
+      arguments+=(--calibration "$calibration")
+    fi
+  fi
   for kind in csv markdown svg json; do
     if ! names "--$kind" "$@"; then
       arguments+=("--$kind" "$results/results.$kind")

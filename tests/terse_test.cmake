@@ -44,8 +44,12 @@ function(terse_add_test)
   string(REPLACE "." "_" target "test_${arg_NAME}")
   add_executable(${target} ${arg_SOURCES})
   target_link_libraries(${target} PRIVATE terse_test_main ${arg_LIBRARIES})
-  # Half the compile time of -O3, and fast enough for everything here.
-  target_compile_options(${target} PRIVATE $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
+  # Half the compile time of -O3, and fast enough for everything here. A sanitizer that knows every
+  # access has its own preset's level: -O0 takes a third of the compile time of -O1 there.
+  if(NOT TERSE_SANITIZE MATCHES "address")
+    target_compile_options(${target}
+                           PRIVATE $<$<AND:$<CONFIG:Release>,$<COMPILE_LANGUAGE:CXX>>:-O1>)
+  endif()
   add_test(NAME ${arg_NAME} COMMAND ${target})
   set_tests_properties(
     ${arg_NAME} PROPERTIES LABELS "${arg_LABELS}" SKIP_RETURN_CODE 77 TIMEOUT 900

@@ -113,5 +113,7 @@ int main(int argc, char** argv) {
   add<Compose<Int4Rotated>>("int4_rotated");
   add<Compose<Kivi2Short>>("kivi2_g32");
   add<Compose<Diet<2>>>("2bit_K64_V128");
+  add<Compose<Shaped2>>("shaped_2");
+  add<Compose<OpenShaped2>>("shaped_2_open");
   return run_benchmarks(argc, argv, "copy_GB/s", copy_rate);
 }

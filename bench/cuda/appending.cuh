@@ -34,7 +34,8 @@ class Appending {
 
   Appending(int sequences, int length, int tokens, int layers,
             const PolicyConfig<PolicyOf<Policy>>& policy = {})
-      : layers_(layers),
+      : calibration_(uses_calibration<PolicyOf<Policy>> ? layers : 0, kv_heads, head_dim),
+        layers_(layers),
         rows_(sequences * tokens),
         config_{.num_layers = layers,
                 .num_query_heads = 4 * kv_heads,
@@ -44,7 +45,7 @@ class Appending {
                 .max_tokens = length + tokens,
                 .max_step_tokens = std::max(length, tokens),
                 .rope = {.rotary_dim = head_dim}},
-        plan_(*Cache::plan(config_, {policy})),
+        plan_(*Cache::plan(config_, {calibrated(policy)})),
         pages_(plan_.pages_bytes),
         tails_(std::max(plan_.tails_bytes, std::size_t{1})),
         state_(plan_.state_bytes),
@@ -56,7 +57,7 @@ class Appending {
                                          {tails_.data(), plan_.tails_bytes},
                                          bytes(state_),
                                          {mirror_[0].bytes, plan_.mirror_bytes}},
-                                        nullptr, {policy}))) {
+                                        nullptr, {calibrated(policy)}))) {
     fill_random<<<1024, 256>>>(reinterpret_cast<std::uint32_t*>(inputs_.data()), inputs_.size() / 2,
                                5);
     for (int i = 0; i < sequences; ++i) ids_.push_back(*cache_.create_sequence(nullptr));
@@ -137,6 +138,13 @@ class Appending {
   }
   static Span<std::byte> bytes(const DeviceArray<std::byte>& a) { return {a.data(), a.size()}; }
 
+  [[nodiscard]] PolicyConfig<PolicyOf<Policy>> calibrated(
+      PolicyConfig<PolicyOf<Policy>> policy) const {
+    policy.calibration = calibration_.view();
+    return policy;
+  }
+
+  BenchCalibration calibration_;
   int layers_, rows_;
   CacheConfig config_;
   cuda::CachePlan plan_;

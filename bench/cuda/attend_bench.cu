@@ -142,6 +142,7 @@ int main(int argc, char** argv) {
   add<Compose<Diet<3>>>("3bit_K64_V128");
   add<Compose<Kivi2Short>>("kivi2_g32");
   add<Compose<Diet<2>>>("2bit_K64_V128");
+  add<Compose<OpenShaped2>>("shaped_2");
   add<Compose<PaluOfFour>>("latents_f16");
   add<Compose<PaluOfFour, Int4Rotated>>("latents_int4_rotated");
 #if defined(TERSE_BENCH_FLASHINFER)

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cuda_runtime.h>
 #include <numeric>
+#include <optional>
 #include <random>
 #include <stdexcept>
 #include <tuple>
@@ -80,6 +81,47 @@ struct BatchShape {
   int rank = 256;  ///< of each latent, where the policy stores some
 };
 
+/// Calibration of slots on the device, the same numbers for every stream in memory of its own:
+/// matrices near the identity, small feedback.
+class BenchCalibration {
+ public:
+  BenchCalibration(int slots, int heads, int width)
+      : kv_heads_(heads),
+        head_dim_(width),
+        slot_floats_(2 * heads * CalibrationLayout{width}.floats()),
+        numbers_(static_cast<std::size_t>(slots * slot_floats_)) {
+    const CalibrationLayout at{width};
+    std::vector<float> stream(static_cast<std::size_t>(at.floats()));
+    std::mt19937 random(5);
+    std::normal_distribution<float> normal(0.0f, 0.02f);
+    for (float& x : stream) x = normal(random);
+    for (int c = 0; c < width; ++c) stream[static_cast<std::size_t>(at.mean() + c)] = 0.0f;
+    for (int c = 0; c < width; ++c) {
+      for (const std::ptrdiff_t one :
+           {at.weight() + c, at.to_basis() + c * (width + 1), at.from_basis() + c * (width + 1)}) {
+        stream[static_cast<std::size_t>(one)] += 1.0f;
+      }
+    }
+    for (std::size_t i = 0; i < numbers_.size(); i += stream.size()) {
+      must(cudaMemcpy(numbers_.data() + i, stream.data(), stream.size() * sizeof(float),
+                      cudaMemcpyHostToDevice));
+    }
+    for (int i = 0; i < slots; ++i) {
+      const float* keys = numbers_.data() + i * slot_floats_;
+      slots_.push_back({keys, keys + slot_floats_ / 2});
+    }
+  }
+  [[nodiscard]] CalibrationView view() const {
+    return {{slots_.data(), slots_.size()}, kv_heads_, head_dim_, 1};
+  }
+
+ private:
+  int kv_heads_, head_dim_;
+  std::ptrdiff_t slot_floats_;
+  DeviceArray<float> numbers_;
+  std::vector<SlotCalibration> slots_;
+};
+
 template <class Policy>
 class DeviceCache {
  public:
@@ -109,6 +151,9 @@ class DeviceCache {
     const auto plan = Cache::plan(config, policies);
     must(plan.status());
     up_ = DeviceArray<float>(host_up);
+    if constexpr (uses_calibration<PolicyOf<Policy>>) {
+      calibration_.emplace(1, batch.kv_heads, batch.head_dim);
+    }
     shape_ = plan->classes[0].shape;
     std::size_t pages = 0;
     for (const int length : batch.lengths) pages += static_cast<std::size_t>(blocks_of(length));
@@ -212,6 +257,7 @@ class DeviceCache {
         r.rope.rotary_dim = shape_.head_dim;
         r.factors = {batch_.rank, batch_.rank, up_.data(), up_.data()};
       }
+      if (calibration_) r.calibration = calibration_->view().slots[0];
       views_.push_back(r);
     }
   }
@@ -226,6 +272,7 @@ class DeviceCache {
   DeviceArray<std::uint64_t> live_;
   DeviceArray<std::byte> pages_, tails_;
   DeviceArray<float> up_;  ///< `[kv_head, channel, rank]`
+  std::optional<BenchCalibration> calibration_;
 };
 
 }  // namespace terse::bench

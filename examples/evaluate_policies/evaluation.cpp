@@ -38,6 +38,11 @@ bool Evaluation::needs_factors() const {
   return false;
 }
 
+bool Evaluation::lacks_calibration() const {
+  return !calibration_ && std::any_of(policies_.begin(), policies_.end(),
+                                      [](const PolicyRow* row) { return row->calibrated; });
+}
+
 SessionConfig Evaluation::session_config(const PolicyRow& row, int tokens) const {
   SessionConfig config{.model = &model_,
                        .max_tokens = tokens,
@@ -45,11 +50,13 @@ SessionConfig Evaluation::session_config(const PolicyRow& row, int tokens) const
                        .chunk_tail = settings_.chunk_tail,
                        .processor = settings_.processor};
   if (row.factors.needed()) config.factors = &factors_.at(row.factors);
+  if (row.calibrated) config.calibration = &*calibration_;
   return config;
 }
 
 double Evaluation::total_weight() const {
-  double tokens = needs_factors() ? static_cast<double>(calibration_.size()) : 0.0;
+  double tokens = static_cast<double>(calibration_text_.size()) *
+                  (static_cast<int>(needs_factors()) + static_cast<int>(lacks_calibration()));
   for (const auto& window : windows_) {
     tokens += static_cast<double>(window.size()) * (1.0 + static_cast<double>(policies_.size()));
   }
@@ -63,7 +70,7 @@ void Evaluation::make_factors(ProgressBar& progress) {
   if (!needs_factors()) return;
   progress.set_label("low-rank factors");
   const std::vector<LayerMoments> moments =
-      moments_of(model_, calibration_, settings_.threads,
+      moments_of(model_, calibration_text_, settings_.threads,
                  [&](int tokens) { progress.advance(static_cast<double>(tokens)); });
   for (const PolicyRow* row : policies_) {
     if (row->factors.needed()) factors_.try_emplace(row->factors);
@@ -75,6 +82,14 @@ void Evaluation::make_factors(ProgressBar& progress) {
     });
   }
   run_jobs(settings_.threads, jobs);
+}
+
+void Evaluation::make_calibration(ProgressBar& progress) {
+  if (!lacks_calibration()) return;
+  progress.set_label("calibration");
+  calibration_ = calibrate(model_, fingerprint_of_model(settings_.model_path), calibration_text_,
+                           settings_.threads,
+                           [&](int tokens) { progress.advance(static_cast<double>(tokens)); });
 }
 
 void Evaluation::score_windows(ProgressBar& progress, std::vector<Work>* work) {
@@ -146,6 +161,7 @@ void Evaluation::score_passkeys(ProgressBar& progress, std::vector<Work>* work) 
 std::vector<ResultRow> Evaluation::run() {
   ProgressBar progress(total_weight());
   make_factors(progress);
+  make_calibration(progress);
   std::vector<Work> work(policies_.size());
   for (Work& own : work) {
     own.windows.resize(windows_.size());

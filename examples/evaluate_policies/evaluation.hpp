@@ -2,9 +2,11 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
+#include "evaluation/calibration.hpp"
 #include "evaluation/passkey.hpp"
 #include "evaluation/policies.hpp"
 #include "model/llama.hpp"
@@ -22,8 +24,14 @@ class Evaluation {
   /// Windows of `tokens`, each with a second half that is scored.
   void add_window(std::vector<std::int32_t> tokens) { windows_.push_back(std::move(tokens)); }
   void set_passkeys(std::vector<PasskeyCase> passkeys) { passkeys_ = std::move(passkeys); }
-  void set_calibration(std::vector<std::int32_t> tokens) { calibration_ = std::move(tokens); }
+  /// Tokens for low-rank factors, and for a calibration where none is given.
+  void set_calibration_text(std::vector<std::int32_t> tokens) {
+    calibration_text_ = std::move(tokens);
+  }
+  void set_calibration(Calibration calibration) { calibration_ = std::move(calibration); }
   [[nodiscard]] bool needs_factors() const;
+  /// A policy wants a calibration, and none is given.
+  [[nodiscard]] bool lacks_calibration() const;
 
   /// Runs all, policies in parallel on the settings' threads, and gives the rows in order.
   [[nodiscard]] std::vector<ResultRow> run();
@@ -41,6 +49,7 @@ class Evaluation {
   struct Work;
   [[nodiscard]] SessionConfig session_config(const PolicyRow& row, int tokens) const;
   void make_factors(ProgressBar& progress);
+  void make_calibration(ProgressBar& progress);
   void score_windows(ProgressBar& progress, std::vector<Work>* work);
   void score_passkeys(ProgressBar& progress, std::vector<Work>* work);
   [[nodiscard]] double total_weight() const;
@@ -50,8 +59,9 @@ class Evaluation {
   std::vector<const PolicyRow*> policies_;
   std::vector<std::vector<std::int32_t>> windows_;
   std::vector<PasskeyCase> passkeys_;
-  std::vector<std::int32_t> calibration_;
+  std::vector<std::int32_t> calibration_text_;
   std::map<FactorRequest, std::vector<LayerFactors>> factors_;
+  std::optional<Calibration> calibration_;
   double reference_perplexity_ = not_measured;
 };
 

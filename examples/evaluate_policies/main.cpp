@@ -9,21 +9,22 @@
 #include "terse/version.hpp"
 
 #include "evaluation.hpp"
+#include "evaluation/calibration.hpp"
 #include "evaluation/device.hpp"
 #include "evaluation/passkey.hpp"
+#include "evaluation/texts.hpp"
 #include "model/gguf.hpp"
 #include "model/tokenizer.hpp"
-#include "outputs.hpp"
 #include "report/csv.hpp"
 #include "report/format.hpp"
 #include "report/input_error.hpp"
 #include "report/json.hpp"
+#include "report/output_file.hpp"
 #include "report/program.hpp"
 #include "report/sha256.hpp"
 #include "report/svg_plot.hpp"
 #include "report/table.hpp"
 #include "settings.hpp"
-#include "texts.hpp"
 
 namespace terse::examples {
 namespace {
@@ -41,6 +42,11 @@ RunInfo describe_run(const Settings& settings) {
                   {"tail", settings.chunk_tail ? "chunk-128" : "own"},
                   {"passkeys", std::to_string(settings.passkeys)},
                   {"passkey_tokens", std::to_string(settings.passkey_tokens)}};
+  if (!settings.calibration_file.empty()) {
+    info.options.insert(info.options.end(),
+                        {{"calibration_file", file_name(settings.calibration_file)},
+                         {"calibration_sha256", sha256_of_file(settings.calibration_file)}});
+  }
   return info;
 }
 
@@ -53,9 +59,11 @@ std::vector<Window> read_windows(const Settings& settings, const Tokenizer& toke
   const std::int64_t length = settings.window_tokens;
   const auto [scored_begin, scored_end] = Evaluation::scored(settings.window_tokens);
   for (const std::string& path : settings.text_paths) {
-    TextPart text = read_text(tokenizer, path, settings.skip_chars, 0, settings.windows * length);
+    TextPart text = read_text(tokenizer, path, settings.skip_chars, 0,
+                              (settings.window_numbers.back() + 1) * length);
     text.info.token_ranges.clear();
-    for (std::int64_t at = 0; at < settings.windows * length; at += length) {
+    for (const int number : settings.window_numbers) {
+      const std::int64_t at = number * length;
       windows.emplace_back(text.tokens.begin() + at, text.tokens.begin() + at + length);
       text.info.token_ranges.push_back({at, at + length, at + scored_begin, at + scored_end});
     }
@@ -73,14 +81,14 @@ std::vector<PasskeyCase> read_passkeys(const Settings& settings, const Tokenizer
   return make_passkeys(tokenizer, haystack.tokens, settings.passkey_tokens, settings.passkeys);
 }
 
-/// Of a text that is scored too, the tokens behind its windows.
+/// Of a text that is scored too, the tokens behind its windows: for factors and calibrations.
 std::vector<std::int32_t> read_calibration(const Settings& settings, const Tokenizer& tokenizer,
                                            RunInfo* info) {
   const std::string sha256 = sha256_of_file(settings.calibration_path);
   const bool is_scored = std::any_of(info->texts.begin(), info->texts.end(),
                                      [&](const TextInfo& text) { return text.sha256 == sha256; });
   const std::int64_t first =
-      is_scored ? std::int64_t{settings.windows} * settings.window_tokens : 0;
+      is_scored ? std::int64_t{settings.window_numbers.back() + 1} * settings.window_tokens : 0;
   TextPart text = read_text(tokenizer, settings.calibration_path, settings.skip_chars, first,
                             settings.calibration_tokens);
   info->calibration = std::move(text.info);
@@ -109,21 +117,26 @@ void leave_out_passkeys_of_joined_digits(const Tokenizer& tokenizer, Settings* s
 }
 
 void run(Settings settings) {
-  check_outputs(settings);
+  std::vector<std::string> inputs = settings.text_paths;
+  inputs.insert(inputs.end(), {settings.model_path, settings.haystack_path,
+                               settings.calibration_path, settings.calibration_file});
+  check_output_files(
+      inputs, {settings.csv_path, settings.markdown_path, settings.svg_path, settings.json_path});
   const GgufFile file = GgufFile::open(settings.model_path);
   const Tokenizer tokenizer = Tokenizer::load(file);
   leave_out_passkeys_of_joined_digits(tokenizer, &settings);
   std::vector<const PolicyRow*> policies;
   for (const std::string& name : settings.policies) policies.push_back(&policy_row(name));
-  const bool needs_factors = std::any_of(policies.begin(), policies.end(),
-                                         [](const auto* row) { return row->factors.needed(); });
+  const bool needs_text = std::any_of(policies.begin(), policies.end(), [&](const PolicyRow* row) {
+    return row->factors.needed() || (row->calibrated && settings.calibration_file.empty());
+  });
 
   // Every text is read before the first product: a short one is noticed at once.
   RunInfo info = describe_run(settings);
   std::vector<Window> windows = read_windows(settings, tokenizer, &info);
   std::vector<PasskeyCase> passkeys = read_passkeys(settings, tokenizer, &info);
   std::vector<std::int32_t> calibration;
-  if (needs_factors) calibration = read_calibration(settings, tokenizer, &info);
+  if (needs_text) calibration = read_calibration(settings, tokenizer, &info);
 
   ThreadPool alone(1);  // policies run side by side, each on one thread
   LlamaModel model = LlamaModel::load(file, alone);
@@ -142,7 +155,11 @@ void run(Settings settings) {
   Evaluation evaluation(settings, model, policies);
   for (Window& window : windows) evaluation.add_window(std::move(window));
   evaluation.set_passkeys(std::move(passkeys));
-  evaluation.set_calibration(std::move(calibration));
+  evaluation.set_calibration_text(std::move(calibration));
+  if (!settings.calibration_file.empty()) {
+    evaluation.set_calibration(load_calibration(settings.calibration_file, model,
+                                                fingerprint_of_model(settings.model_path)));
+  }
   const std::vector<ResultRow> rows = evaluation.run();
   info.reference_perplexity = evaluation.reference_perplexity();
 

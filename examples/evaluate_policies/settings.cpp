@@ -19,12 +19,38 @@ std::vector<std::string> all_names() {
 }
 
 /// The rows that were not named one by one: all, or the short table.
-std::vector<std::string> rows_of_table(bool all) {
+std::vector<std::string> rows_of_table(bool all, Processor processor) {
   std::vector<std::string> names;
   for (const PolicyRow& row : policy_rows()) {
+    if (!row.on_device && processor == Processor::cuda) continue;
     if (all || row.in_default) names.push_back(row.name);
   }
   return names;
+}
+
+/// "0,3,7" as numbers.
+std::vector<int> window_numbers_of(const std::string& list) {
+  std::vector<int> numbers;
+  std::size_t begin = 0;
+  while (begin <= list.size()) {
+    const std::size_t end = std::min(list.find(',', begin), list.size());
+    const std::string part = list.substr(begin, end - begin);
+    if (part.empty() || part.size() > 4 ||
+        part.find_first_not_of("0123456789") != std::string::npos) {
+      throw InputError(std::string("--window-numbers ")
+                           .append(list)
+                           .append(": '")
+                           .append(part)
+                           .append("' is no number from 0 to 9999"));
+    }
+    const int number = std::stoi(part);
+    if (!numbers.empty() && number <= numbers.back()) {
+      throw InputError("--window-numbers " + list + ": numbers must rise");
+    }
+    numbers.push_back(number);
+    begin = end + 1;
+  }
+  return numbers;
 }
 
 void print_policies() {
@@ -37,7 +63,7 @@ void print_policies() {
 }  // namespace
 
 bool read_settings(int argc, const char* const* argv, Settings* s) {
-  std::string tail = "own", device = "cpu";
+  std::string tail = "own", device = "cpu", numbers;
   std::vector<std::string> choices = all_names();
   choices.emplace_back("all");
   OptionParser parser("evaluate_policies",
@@ -52,15 +78,20 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
       .integer("tokens", "N", &s->window_tokens, {64, 1 << 20},
                "tokens of a window; the second half is scored")
       .integer("windows", "N", &s->windows, {1, 1000}, "windows of each text, one after another")
+      .text("window-numbers", "LIST", &numbers,
+            "instead, the windows of these numbers, the first being 0, such as 0,3,7")
       .text("haystack", "FILE", &s->haystack_path,
             "text that passkeys are hidden in, from byte " +
                 std::to_string(Settings::haystack_skip_chars) + " on (default: the first text)")
       .text("calibration-text", "FILE", &s->calibration_path,
-            "text that low-rank factors are computed from, after --skip-chars bytes (default: the "
-            "last "
-            "text); of a text that is scored too, what follows its windows is taken")
+            "text that low-rank factors and calibrations are computed from, after --skip-chars "
+            "bytes (default: the last text); of a text that is scored too, what follows its "
+            "windows is taken")
       .integer("calibration-tokens", "N", &s->calibration_tokens, {256, 1 << 20},
-               "tokens of that text to use");
+               "tokens of that text to use")
+      .text("calibration", "FILE", &s->calibration_file,
+            "calibration of the model for the shaped-* policies, written by calibrate (default: "
+            "one made of the calibration text)");
   parser.section("What to run")
       .choices("policy", "NAME", choices, &s->policies,
                "policies to run; `all` means every one (default: the short table)")
@@ -70,8 +101,9 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
               "own: each policy's rule for exact tokens and for the time of eviction. chunk-128: a "
               "query reads its own chunk of 128 tokens exactly and all before it decoded, and "
               "eviction follows every 128 tokens. That changes the rows that evict (H2O then "
-              "protects the first 4 and the newest 64 tokens) and int4-rotated-tail; kivi-* have "
-              "this rule anyway, and the other rows decode every token under both")
+              "protects the first 4 and the newest 64 tokens), int4-rotated-tail and the shaped-* "
+              "with a tail; kivi-* and turboquant-*-tail have this rule anyway, and the other rows "
+              "decode every token under both")
       .integer("passkeys", "N", &s->passkeys, {0, 1000},
                "passkeys to ask for; 0: none. Without this option there are none for a model whose "
                "tokeniser joins digits")
@@ -108,10 +140,17 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
     if (!parser.given("windows")) s->windows = 5;
     if (!s->passkeys_given) s->passkeys = 12;
   }
+  if (numbers.empty()) {
+    for (int i = 0; i < s->windows; ++i) s->window_numbers.push_back(i);
+  } else if (parser.given("windows")) {
+    throw InputError("--windows and --window-numbers exclude each other");
+  } else {
+    s->window_numbers = window_numbers_of(numbers);
+  }
   const bool wants_all =
       std::find(s->policies.begin(), s->policies.end(), "all") != s->policies.end() ||
       (s->full && s->policies.empty());
-  if (wants_all || s->policies.empty()) s->policies = rows_of_table(wants_all);
+  if (wants_all || s->policies.empty()) s->policies = rows_of_table(wants_all, s->processor);
   if (s->threads == 0) {
     s->threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   }

@@ -13,12 +13,14 @@ struct Settings {
   std::string model_path;
   std::vector<std::string> text_paths;
   std::string haystack_path;     ///< passkeys are hidden here; empty: in the first text
-  std::string calibration_path;  ///< low-rank factors come from here; empty: the last text
+  std::string calibration_path;  ///< factors and calibrations come from here; empty: the last text
+  std::string calibration_file;  ///< written by calibrate; empty: made of that text
   static constexpr std::int64_t haystack_skip_chars = 30000;  ///< bytes before the haystack
   std::vector<std::string> policies;
   std::int64_t skip_chars = 20000;
   int window_tokens = 2048;
   int windows = 1;
+  std::vector<int> window_numbers;  ///< rising; those that are run
   int passkeys = 4;
   bool passkeys_given = false;  ///< the number was asked for: a model without them is refused
   int passkey_tokens = 1024;

@@ -37,8 +37,8 @@ std::int32_t Sampler::choose(std::span<const float> logits) {
 
 Continuation continue_text(const LlamaModel& model, const Tokenizer& tokenizer,
                            const PolicyRow& policy, const std::vector<LayerFactors>* factors,
-                           std::span<const std::int32_t> prompt, int count, Sampler sampler,
-                           const std::function<void()>& progress) {
+                           const Calibration* calibration, std::span<const std::int32_t> prompt,
+                           int count, Sampler sampler, const std::function<void()>& progress) {
   using Clock = std::chrono::steady_clock;
   const int prompt_tokens = static_cast<int>(prompt.size());
   const SessionConfig config{.model = &model,
@@ -46,7 +46,8 @@ Continuation continue_text(const LlamaModel& model, const Tokenizer& tokenizer,
                              .max_tokens = prompt_tokens + count,
                              .max_step_tokens = std::min(prompt_step_tokens, prompt_tokens),
                              .pool = &model.pool(),
-                             .factors = factors};
+                             .factors = factors,
+                             .calibration = calibration};
   const auto session = policy.make_session(config);
   Continuation result;
   std::vector<float> logits = decode(model, config, *session, prompt, 0);

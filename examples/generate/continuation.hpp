@@ -40,6 +40,7 @@ struct Continuation {
 [[nodiscard]] Continuation continue_text(const LlamaModel& model, const Tokenizer& tokenizer,
                                          const PolicyRow& policy,
                                          const std::vector<LayerFactors>* factors,
+                                         const Calibration* calibration,
                                          std::span<const std::int32_t> prompt, int count,
                                          Sampler sampler, const std::function<void()>& progress);
 

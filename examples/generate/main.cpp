@@ -4,10 +4,13 @@
 #include <cmath>
 #include <cstdlib>
 #include <iostream>
+#include <optional>
 
 #include "columns.hpp"
 #include "continuation.hpp"
+#include "evaluation/calibration.hpp"
 #include "evaluation/low_rank.hpp"
+#include "evaluation/texts.hpp"
 #include "model/gguf.hpp"
 #include "model/mapped_file.hpp"
 #include "report/format.hpp"
@@ -82,18 +85,6 @@ std::vector<std::int32_t> prompt_tokens(const Settings& settings, const GgufFile
   return tokens;
 }
 
-std::vector<std::int32_t> calibration_tokens(const Settings& settings, const Tokenizer& tokenizer) {
-  std::vector<std::int32_t> tokens = tokenizer.encode(read_file(settings.calibration_path));
-  const auto count = static_cast<std::size_t>(settings.calibration_tokens);
-  if (tokens.size() < count) {
-    throw InputError("the calibration text '" + settings.calibration_path +
-                     "' is too short: " + std::to_string(count) + " tokens are needed, " +
-                     std::to_string(tokens.size()) + " are there");
-  }
-  tokens.resize(count);
-  return tokens;
-}
-
 /// The text of a continuation with the mark before token `difference`.
 std::string marked_text(const Tokenizer& tokenizer, const Continuation& continuation,
                         std::size_t difference) {
@@ -165,21 +156,26 @@ void run(const Settings& settings) {
   const GgufFile file = GgufFile::open(settings.model_path);
   const Tokenizer tokenizer = Tokenizer::load(file);
   std::vector<const PolicyRow*> policies;
-  bool needs_factors = false;
+  bool needs_factors = false, needs_calibration = false;
   for (const std::string& name : settings.policies) {
     policies.push_back(&policy_row(name));
-    if (!policies.back()->factors.needed()) continue;
-    needs_factors = true;
-    if (settings.calibration_path.empty()) {
-      throw InputError("policy '" + name + "' stores latents and needs a --calibration-text");
+    const PolicyRow& row = *policies.back();
+    needs_factors = needs_factors || row.factors.needed();
+    needs_calibration = needs_calibration || row.calibrated;
+    if ((row.factors.needed() || row.calibrated) && settings.calibration_path.empty()) {
+      throw InputError("policy '" + name + "' " +
+                       (row.calibrated ? "is calibrated" : "stores latents") +
+                       " and needs a --calibration-text");
     }
   }
   const std::string context =
       settings.context_path.empty() ? std::string() : read_file(settings.context_path);
   const std::vector<std::int32_t> prompt = prompt_tokens(settings, file, tokenizer, context);
   if (prompt.empty()) throw InputError("the prompt has no tokens");
-  std::vector<std::int32_t> calibration;
-  if (needs_factors) calibration = calibration_tokens(settings, tokenizer);
+  TextPart text;
+  if (needs_factors || needs_calibration) {
+    text = read_text(tokenizer, settings.calibration_path, 0, 0, settings.calibration_tokens);
+  }
 
   ThreadPool pool(settings.threads);
   const LlamaModel model = LlamaModel::load(file, pool);
@@ -194,15 +190,21 @@ void run(const Settings& settings) {
   std::vector<LayerMoments> moments;
   if (needs_factors) {
     progress.set_label("low-rank factors");
-    moments = moments_of(model, calibration);
+    moments = moments_of(model, text.tokens);
+  }
+  std::optional<Calibration> calibration;
+  if (needs_calibration) {
+    progress.set_label("calibration");
+    calibration = calibrate(model, fingerprint_of_model(settings.model_path), text.tokens);
   }
   std::vector<Continuation> results;
   for (const PolicyRow* policy : policies) {
     progress.set_label(policy->name);
     std::vector<LayerFactors> factors;
     if (policy->factors.needed()) factors = factorise(model, moments, policy->factors);
-    results.push_back(continue_text(model, tokenizer, *policy, &factors, prompt, settings.tokens,
-                                    Sampler(settings.temperature, settings.seed),
+    results.push_back(continue_text(model, tokenizer, *policy, &factors,
+                                    policy->calibrated ? &*calibration : nullptr, prompt,
+                                    settings.tokens, Sampler(settings.temperature, settings.seed),
                                     [&] { progress.advance(1); }));
   }
   progress.finish();

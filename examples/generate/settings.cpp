@@ -37,7 +37,8 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
             "numbers for both policies")
       .integer("seed", "S", &s->seed, {0, (std::int64_t{1} << 62)}, "seed of those numbers")
       .text("calibration-text", "FILE", &s->calibration_path,
-            "text that low-rank factors are computed from; policies with latents need it")
+            "text that low-rank factors and calibrations are computed from; policies with latents "
+            "and the shaped-* ones need it")
       .integer("calibration-tokens", "N", &s->calibration_tokens, {256, 1 << 20},
                "tokens of that text to use")
       .integer("threads", "N", &s->threads, {0, 1024}, "threads; 0: one for each processor");

@@ -2,6 +2,7 @@
 /// terse/testing/ (checks for policies of your own).
 #pragma once
 
+#include "terse/cache/calibration.hpp"
 #include "terse/cache/export_plain.hpp"
 #include "terse/cache/import_plain.hpp"
 #include "terse/cache/kv_cache.hpp"
@@ -19,5 +20,6 @@
 #include "terse/quant/nvfp4.hpp"
 #include "terse/quant/q4_0.hpp"
 #include "terse/quant/q8_0.hpp"
+#include "terse/quant/shaped.hpp"
 #include "terse/quant/turboquant.hpp"
 #include "terse/version.hpp"

@@ -36,6 +36,8 @@ struct Pair : Twin<L, P> {
   using FirstConfig = std::tuple_element_t<0, Configs>;
   explicit Pair(int layers, const Configs& policies = {}) : Pair(config_of(layers), policies) {}
   explicit Pair(const CacheConfig& config, const Configs& policies = {}) : Base(config, policies) {}
+  Pair(const CacheConfig& config, const Configs& policies, const Configs& on_device)
+      : Base(config, policies, on_device) {}
   /// Of one policy class.
   Pair(int layers, const FirstConfig& policy) : Pair(config_of(layers), policy) {}
   Pair(const CacheConfig& config, const FirstConfig& policy) : Base(config, Configs(policy)) {}

@@ -157,6 +157,7 @@ struct DeviceCall {
   DeviceBuffers device;
   Ref view;
   DeviceBytes key_up, value_up;
+  DeviceBytes key_calibration, value_calibration;
   DeviceBytes parts, queries, output, lse, column_sums, sink_logits;
   cuda::AttendInputs in;
   MutableHeadRows output_rows;  ///< where attend writes: `output`
@@ -183,6 +184,17 @@ struct DeviceCall {
       value_up = copy(r.factors.value_up, r.shape.value_width);
       view.factors.key_up = key_up.template as<float>();
       view.factors.value_up = value_up.template as<float>();
+    }
+    if constexpr (uses_calibration<typename Ref::policy>) {
+      const auto copy = [&](const float*& numbers, int width, DeviceBytes& to) {
+        if (numbers == nullptr) return;
+        to = DeviceBytes::copy_of(numbers,
+                                  static_cast<std::size_t>(r.shape.unit.units) *
+                                      static_cast<std::size_t>(CalibrationLayout{width}.floats()));
+        numbers = to.as<float>();
+      };
+      copy(view.calibration.keys, r.shape.key_width, key_calibration);
+      copy(view.calibration.values, r.shape.value_width, value_calibration);
     }
     lse = DeviceBytes(rows * heads * sizeof(float));
     column_sums =

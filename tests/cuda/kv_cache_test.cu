@@ -2,6 +2,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <utility>
 #include <vector>
@@ -25,16 +26,15 @@ struct Words {
         count(to_bytes.size() / sizeof *to) {}
 };
 
-/// Lets the kernel behind it begin, and writes what an append has written about a millisecond
-/// later.
-__global__ void write_late(Words pages, Words tails, Words state) {
+/// Lets the kernel behind it begin, and writes all of `from` about a millisecond later.
+__global__ void write_late(Words first, Words second, Words third) {
 #if __CUDA_ARCH__ >= 900
   asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
 #endif
   const long long begin = clock64();
   while (clock64() - begin < 1'500'000) {
   }
-  for (const Words& words : {pages, tails, state}) {
+  for (const Words& words : {first, second, third}) {
     for (std::size_t i = threadIdx.x; i < words.count; i += blockDim.x) {
       if (words.to[i] != words.from[i]) words.to[i] = words.from[i];
     }
@@ -183,6 +183,67 @@ TEMPLATE_TEST_CASE("attention that begins before the append in front writes, and
   }
   step(Round::good, 3, 0);
   cudaStreamDestroy(stream);
+}
+
+TEMPLATE_TEST_CASE("appends read what the kernel in front writes late", "[cuda][kv_cache]", Kivi2,
+                   Int8) {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  Pair<TestType> pair(1);
+  const SequenceId id = pair.create();
+  cudaStream_t stream;
+  REQUIRE(cudaStreamCreate(&stream) == cudaSuccess);
+  for (const int rows : {128, 1, 63, 64}) {
+    CAPTURE(rows);
+    const std::vector<StepPart> parts{{id, rows}};
+    const auto shape = pair.shape(0);
+    const TwinInputs in(pair.random, shape, rows, Scalar::f16, Numbers::normal, true);
+    TwinInputs late(pair.random, shape, rows, Scalar::f16, Numbers::normal, true);
+    REQUIRE(pair.host.cache.begin_step(parts).ok());
+    REQUIRE(pair.host.cache.append(0, in.on_host()).ok());
+    REQUIRE(pair.device.begin_step(parts, stream).ok());
+    write_late<<<1, 1024, 0, stream>>>({late.keys.device.span(), in.keys.device.span()},
+                                       {late.values.device.span(), in.values.device.span()},
+                                       {{}, {}});
+    REQUIRE(cudaGetLastError() == cudaSuccess);
+    REQUIRE(pair.device.append(0, late.on_device(), stream).ok());
+    REQUIRE(cudaStreamSynchronize(stream) == cudaSuccess);
+    CHECK(pair.difference(1) == "");
+    REQUIRE(pair.host.cache.commit_step().ok());
+    REQUIRE(pair.device.commit_step(stream).ok());
+  }
+  cudaStreamDestroy(stream);
+}
+
+TEMPLATE_TEST_CASE("prompts of whole blocks with what is no number fail their sequence",
+                   "[cuda][kv_cache]", Kivi2, Int8) {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  struct Bad {
+    Scalar type;
+    std::uint16_t bits;
+    bool in_values;
+  };
+  for (const Bad& bad : {Bad{Scalar::f16, 0x7e00, true}, Bad{Scalar::f16, 0xfc00, false},
+                         Bad{Scalar::bf16, 0x7fc0, false}, Bad{Scalar::bf16, 0x7f80, true}}) {
+    CAPTURE(bad.bits, bad.in_values);
+    Pair<TestType> pair(1);
+    const SequenceId a = pair.create(), b = pair.create();
+    pair.fill(a, 64, 64);
+    const std::vector<float> before = attend_on_device(pair.device, {{a, 1}}, 9);
+    const std::vector<StepPart> parts{{a, 128}, {b, 128}};
+    TwinInputs in(pair.random, pair.shape(0), 256, bad.type, Numbers::normal, true);
+    TwinRows& rows = bad.in_values ? in.values : in.keys;
+    const auto at = static_cast<std::size_t>(100 * rows.row_stride + rows.head_stride + 33);
+    std::memcpy(rows.host.data() + 2 * at, &bad.bits, sizeof bad.bits);
+    rows.send();
+    REQUIRE(pair.device.begin_step(parts, nullptr).ok());
+    REQUIRE(pair.device.append(0, in.on_device(), nullptr).ok());
+    REQUIRE(pair.device.commit_step(nullptr).ok());
+    CHECK(pair.device.recover(a, nullptr).code == StatusCode::not_finite);
+    CHECK(pair.device.recover(b, nullptr).ok());
+    CHECK(*pair.device.length(a) == 64);
+    CHECK(*pair.device.length(b) == 128);
+    CHECK(attend_on_device(pair.device, {{a, 1}}, 9) == before);
+  }
 }
 
 TEST_CASE("appends and attention of a captured graph serve later steps", "[cuda][kv_cache]") {

@@ -89,7 +89,11 @@ class Twin {
   }
   (std::make_index_sequence<static_cast<std::size_t>(num_classes)>{});
 
-  Twin(const CacheConfig& config, const typename Host::Configs& policies = {})
+  explicit Twin(const CacheConfig& config, const typename Host::Configs& policies = {})
+      : Twin(config, policies, policies) {}
+  /// `on_device`: the same policies with the pointers that the device is to be given.
+  Twin(const CacheConfig& config, const typename Host::Configs& policies,
+       const typename Host::Configs& on_device)
       : host(config, policies),
         pages_(DeviceBytes::copy_of(host.buffers.pages.span().data(),
                                     host.buffers.pages.span().size())),
@@ -98,7 +102,7 @@ class Twin {
         mirror_(Device::plan(config, policies)->mirror_bytes),
         device(std::move(
             *Device::create(config, {pages_.span(), tails_.span(), state_.span(), mirror_.span()},
-                            nullptr, policies))) {}
+                            nullptr, on_device))) {}
 
   [[nodiscard]] const ClassShape& shape(int layer) const {
     return host.cache.memory_plan().classes[host.cache.place(layer).policy_class].shape;

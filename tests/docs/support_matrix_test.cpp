@@ -122,9 +122,10 @@ std::string codec_row(const char* name) {
   const TailSpec tail = Policy::tail;
   return row({code(name), bits_at<C>(64), bits_at<C>(80), bits_at<C>(128),
               std::to_string(tail.min_tokens) + " / " + std::to_string(tail.granule_tokens),
-              cpu::HasSignedHadamardBasis<typename Policy::key_codec> ? "signed Hadamard"
-              : HasBasis<typename Policy::key_codec>                  ? "Hadamard"
-                                                                      : "none",
+              UsesCalibration<typename Policy::key_codec>               ? "calibrated"
+              : cpu::HasSignedHadamardBasis<typename Policy::key_codec> ? "signed Hadamard"
+              : HasBasis<typename Policy::key_codec>                    ? "Hadamard"
+                                                                        : "none",
               code(cpu::key_kernel_name<Ref>()), code(cpu::value_kernel_name<Ref>())});
 }
 
@@ -167,13 +168,13 @@ std::string record_row(const char* name) {
 }  // namespace
 
 TEST_CASE("the support matrix of docs/policies.md is that of the types") {
-  check_table(
-      "policies.md", "support-matrix",
-      {matrix_row<Identity>("Identity"), matrix_row<Fp8>("Fp8"), matrix_row<Int8>("Int8"),
-       matrix_row<Q8_0>("Q8_0"), matrix_row<Int4Rotated>("Int4Rotated"), matrix_row<Q4_0>("Q4_0"),
-       matrix_row<TurboQuant4>("TurboQuant4"), matrix_row<TurboQuant3>("TurboQuant3"),
-       matrix_row<TurboQuant2>("TurboQuant2"), matrix_row<NvFp4>("NvFp4"),
-       matrix_row<Kivi4>("Kivi4"), matrix_row<Kivi3>("Kivi3"), matrix_row<Kivi2>("Kivi2")});
+  check_table("policies.md", "support-matrix",
+              {matrix_row<Identity>("Identity"), matrix_row<Fp8>("Fp8"), matrix_row<Int8>("Int8"),
+               matrix_row<Q8_0>("Q8_0"), matrix_row<Int4Rotated>("Int4Rotated"),
+               matrix_row<Q4_0>("Q4_0"), matrix_row<TurboQuant4>("TurboQuant4"),
+               matrix_row<TurboQuant3>("TurboQuant3"), matrix_row<TurboQuant2>("TurboQuant2"),
+               matrix_row<NvFp4>("NvFp4"), matrix_row<Kivi4>("Kivi4"), matrix_row<Kivi3>("Kivi3"),
+               matrix_row<Kivi2>("Kivi2"), matrix_row<Shaped3K2V>("Shaped3K2V")});
 }
 
 TEST_CASE("the codec table of docs/policies.md is that of the types") {
@@ -183,7 +184,9 @@ TEST_CASE("the codec table of docs/policies.md is that of the types") {
        codec_row<Q8_0>("Q8_0"), codec_row<Int4Rotated>("Int4Rotated"), codec_row<Q4_0>("Q4_0"),
        codec_row<TurboQuant4>("TurboQuant4"), codec_row<TurboQuant3>("TurboQuant3"),
        codec_row<TurboQuant2>("TurboQuant2"), codec_row<NvFp4>("NvFp4"), codec_row<Kivi4>("Kivi4"),
-       codec_row<Kivi3>("Kivi3"), codec_row<Kivi2>("Kivi2")});
+       codec_row<Kivi3>("Kivi3"), codec_row<Kivi2>("Kivi2"), codec_row<Shaped4>("Shaped4"),
+       codec_row<Shaped3>("Shaped3"), codec_row<Shaped3K2V>("Shaped3K2V"),
+       codec_row<Shaped2>("Shaped2")});
 }
 
 TEST_CASE("the evictor table of docs/policies.md is that of the types") {
@@ -206,5 +209,6 @@ TEST_CASE("the record table of docs/stored_format.md is that of the types") {
        record_row<Q8_0>("Q8_0"), record_row<Int4Rotated>("Int4Rotated"), record_row<Q4_0>("Q4_0"),
        record_row<TurboQuant4>("TurboQuant4"), record_row<TurboQuant3>("TurboQuant3"),
        record_row<TurboQuant2>("TurboQuant2"), record_row<NvFp4>("NvFp4"),
-       record_row<Kivi4>("Kivi4"), record_row<Kivi3>("Kivi3"), record_row<Kivi2>("Kivi2")});
+       record_row<Kivi4>("Kivi4"), record_row<Kivi3>("Kivi3"), record_row<Kivi2>("Kivi2"),
+       record_row<Shaped3>("Shaped3"), record_row<Shaped2>("Shaped2")});
 }

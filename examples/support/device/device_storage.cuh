@@ -34,6 +34,8 @@ class DeviceStorage {
   void start(const CacheConfig& config, typename Cache::Configs policies) {
     const auto factors = upload_factors(config, std::get<0>(policies));
     std::get<0>(policies).factors = {factors.data(), factors.size()};
+    const auto calibration = upload_calibration(config, std::get<0>(policies).calibration);
+    std::get<0>(policies).calibration.slots = {calibration.data(), calibration.size()};
     const auto plan = Cache::plan(config, policies);
     check(plan.status());
     pages_.resize(plan->pages_bytes);
@@ -129,6 +131,23 @@ class DeviceStorage {
     return result;
   }
 
+  /// Calibrations as they are, in device memory. `[slot]`
+  std::vector<SlotCalibration> upload_calibration(const CacheConfig& config,
+                                                  const CalibrationView& calibration) {
+    std::vector<SlotCalibration> result;
+    calibrations_.clear();
+    const auto floats =
+        static_cast<int>(config.num_kv_heads * CalibrationLayout{config.head_dim}.floats());
+    for (const SlotCalibration& slot : calibration.slots) {
+      const auto upload_side = [&](const float* numbers) {
+        return numbers == nullptr ? nullptr : upload(calibrations_.emplace_back(), numbers, floats);
+      };
+      const float* keys = upload_side(slot.keys);
+      result.push_back({keys, upload_side(slot.values)});
+    }
+    return result;
+  }
+
   template <class T>
   T* upload(DeviceBuffer& buffer, const T* from, int count) {
     const auto elements = static_cast<std::size_t>(count);
@@ -140,7 +159,7 @@ class DeviceStorage {
   cudaStream_t stream_ = nullptr;
   DeviceBuffer pages_, tails_, state_, workspace_;
   AlignedMemory mirror_;
-  std::vector<DeviceBuffer> factors_;
+  std::vector<DeviceBuffer> factors_, calibrations_;
   DeviceBuffer parts_, keys_, values_, queries_, output_, lse_;
   std::vector<DeviceBuffer> sums_;  ///< `[layer]`, of the step in progress
   std::vector<int> observed_;       ///< layers that have some

@@ -1,6 +1,7 @@
 /// The policies of policy_rows: a row's new one is added here, or programs
 /// do not link. Their kernels take long to compile, so they are divided among source files, each of
-/// which has one of these lists.
+/// which has one of these lists. Policies that attention on the device reads by its general kernel
+/// only are evaluated on the host: the bytes are the same.
 #pragma once
 
 #include "terse/terse.hpp"
@@ -24,11 +25,11 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi3) \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi2)
 
-#define TERSE_EXAMPLE_LEVEL_SESSIONS                \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, NvFp4)       \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant4) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant3) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant2)
+#define TERSE_EXAMPLE_SHAPED_SESSIONS           \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped4) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped3) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped2) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped3K2V)
 
 #define TERSE_EXAMPLE_WINDOW_SESSIONS                                    \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, SinkWindow)   \
@@ -44,3 +45,9 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, PaluJoint)                       \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Compose<PaluJoint, Int4Rotated>) \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Compose<PaluJoint, Int4Rotated, H2O>)
+
+#define TERSE_EXAMPLE_HOST_SESSIONS                 \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, NvFp4)       \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant4) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant3) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant2)

@@ -69,6 +69,7 @@ class CacheSession final : public Session {
   void restart(int first_layer) override {
     config_.first_layer = first_layer;
     set_factors(config_.first_layer, config_.layers);
+    set_calibration(config_.first_layer, config_.layers);
     const auto planned = Cache::plan(cache_config_, policies_);
     if (!planned.ok()) {
       throw InputError("a policy cannot serve this model: " + std::string(planned.status().text) +
@@ -128,6 +129,7 @@ class CacheSession final : public Session {
       factors.assign(static_cast<std::size_t>(whole.num_layers), factors_.front());
       std::get<0>(policies).factors = factors;
     }
+    std::get<0>(policies).calibration = {};  // takes none of the cache's bytes
     const auto planned = Cache::plan(whole, policies);
     check(planned.status());
     return static_cast<double>(planned->tails_bytes + planned->state_bytes);
@@ -149,6 +151,15 @@ class CacheSession final : public Session {
         factors_.push_back({f.key_rank, f.value_rank, f.key_up.data(), f.value_up.data()});
       }
       std::get<0>(policies_).factors = factors_;
+    }
+  }
+
+  void set_calibration(int first, int layers) {
+    if constexpr (uses_calibration<P>) {
+      if (config_.calibration == nullptr) return;
+      CalibrationView& own = std::get<0>(policies_).calibration;
+      own = config_.calibration->view();  // of all layers
+      own.slots = {own.slots.data() + first, static_cast<std::size_t>(layers)};
     }
   }
 

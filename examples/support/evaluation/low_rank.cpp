@@ -10,8 +10,9 @@
 #include <Eigen/Eigenvalues>
 #include <Eigen/SVD>
 
-#include "evaluation/job_queue.hpp"
+#include "evaluation/output_metric.hpp"
 #include "evaluation/window.hpp"
+#include "evaluation/window_sums.hpp"
 
 namespace terse::examples {
 
@@ -20,8 +21,6 @@ namespace {
 using Matrix = Eigen::MatrixXd;
 using RowMajor = Eigen::Matrix<float, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 
-/// Tokens of a window: long positions, so that low RoPE frequencies turn.
-constexpr int calibration_window_tokens = 2048;
 constexpr double input_damping = 1e-4;  // of the mean diagonal
 constexpr double output_damping = 1e-2;
 
@@ -51,15 +50,12 @@ Factors truncate(const Matrix& w, const Matrix& input_factor, const Matrix& outp
   return f;
 }
 
-/// The metric of value errors: sum over the query heads of a KV head of W_o,h^T W_o,h.
+/// The metric of all KV heads' value errors.
 Matrix value_metric(const LlamaConfig& config, const LlamaLayer& layer) {
   const int d = config.head_dim;
-  const int group = config.query_heads / config.kv_heads;
-  const Matrix w_o = to_matrix(layer.w_o, config.hidden, config.query_heads * d);
   Matrix metric = Matrix::Zero(config.kv_heads * d, config.kv_heads * d);
-  for (int h = 0; h < config.query_heads; ++h) {
-    const Matrix part = w_o.middleCols(h * d, d);
-    metric.block(h / group * d, h / group * d, d, d) += part.transpose() * part;
+  for (int h = 0; h < config.kv_heads; ++h) {
+    metric.block(h * d, h * d, d, d) = output_metric(config, layer, h);
   }
   return metric;
 }
@@ -121,28 +117,21 @@ void add(const std::vector<double>& part, std::vector<double>* sum) {
 
 std::vector<LayerMoments> moments_of(const LlamaModel& model, std::span<const std::int32_t> tokens,
                                      int threads, const std::function<void(int)>& progress) {
-  const auto window =
-      static_cast<std::size_t>(std::min(calibration_window_tokens, model.config().context_tokens));
-  std::vector<std::vector<LayerMoments>> parts((tokens.size() + window - 1) / window);
-  std::vector<std::function<void()>> jobs;
-  for (std::size_t i = 0; i < parts.size(); ++i) {
-    jobs.emplace_back([&, i] {
-      const auto part = tokens.subspan(i * window, std::min(window, tokens.size() - i * window));
-      parts[i] = window_moments(model, part);
-      if (progress) progress(static_cast<int>(part.size()));
-    });
-  }
-  run_jobs(threads, jobs);
-  // Added in order, so that the sums do not depend on threads.
-  std::vector<LayerMoments> sum = std::move(parts.front());
-  for (std::size_t i = 1; i < parts.size(); ++i) {
-    for (std::size_t layer = 0; layer < sum.size(); ++layer) {
-      add(parts[i][layer].inputs, &sum[layer].inputs);
-      add(parts[i][layer].queries, &sum[layer].queries);
-      sum[layer].tokens += parts[i][layer].tokens;
-    }
-  }
-  return sum;
+  using Moments = std::vector<LayerMoments>;
+  return sum_over_windows(
+      model, tokens, threads, progress,
+      [&](std::span<const std::int32_t> window) { return window_moments(model, window); },
+      [](Moments* sum, Moments& part) {
+        if (sum->empty()) {
+          *sum = std::move(part);
+          return;
+        }
+        for (std::size_t layer = 0; layer < sum->size(); ++layer) {
+          add(part[layer].inputs, &(*sum)[layer].inputs);
+          add(part[layer].queries, &(*sum)[layer].queries);
+          (*sum)[layer].tokens += part[layer].tokens;
+        }
+      });
 }
 
 std::vector<LayerFactors> factorise(const LlamaModel& model,

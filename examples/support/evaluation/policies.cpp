@@ -9,6 +9,8 @@ const std::vector<PolicyRow>& policy_rows() {
   static const std::vector<PolicyRow> rows = [] {
     std::vector<PolicyRow> list;
     add_quantisation_rows(&list);
+    add_level_rows(&list);
+    add_shaped_rows(&list);
     add_streaming_rows(&list);
     add_heavy_hitter_rows(&list);
     add_low_rank_rows(&list);

@@ -31,6 +31,8 @@ struct PolicyRow {
   Family family = Family::eight_bit;
   bool in_default = false;  ///< part of the short table
   FactorRequest factors{};
+  bool on_device = true;    ///< programs compile its kernels for a device too
+  bool calibrated = false;  ///< its sessions are given a calibration
   SessionMaker make_session;
 };
 

@@ -6,6 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "terse/cache/calibration.hpp"
+
 #include "model/llama.hpp"
 #include "model/thread_pool.hpp"
 
@@ -37,6 +39,7 @@ struct SessionConfig {
   Processor processor = Processor::cpu;
   ThreadPool* pool = nullptr;  ///< threads of attention on the CPU; null: the calling thread
   const std::vector<LayerFactors>* factors = nullptr;  ///< [layer of the model]
+  const Calibration* calibration = nullptr;            ///< null: policies do without
 };
 
 /// What a session's cache holds, over its layers.

@@ -21,7 +21,7 @@ std::vector<float> run_reference(const LlamaModel& model, std::span<const std::i
     const std::vector<float> normed = model.attention_inputs(layer, x);
     Qkv qkv = model.qkv(layer, normed, 0, trace ? Rope::none : Rope::applied);
     if (trace) {
-      trace({layer, normed, qkv.q});
+      trace({layer, normed, qkv.q, qkv.k, qkv.v});
       model.apply_rope(qkv.q, config.query_heads, 0);
     }
     model.finish_layer(

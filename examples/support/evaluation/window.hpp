@@ -16,6 +16,8 @@ struct LayerTrace {
   int layer;
   std::span<const float> normed;   ///< [token, hidden]: the input of the projections
   std::span<const float> queries;  ///< [token, query head, channel], before RoPE if asked for
+  std::span<const float> keys;     ///< [token, KV head, channel], after RoPE
+  std::span<const float> values;   ///< [token, KV head, channel]
 };
 
 /// The residual stream [token, hidden] after the last layer with plain 16-bit keys and values,

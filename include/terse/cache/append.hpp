@@ -76,7 +76,7 @@ template <class CodecPart, class Store>
 void write_vector(Store& store, const typename Store::Ref& r, Side side, int sequence, int unit,
                   int stream, int entry, std::int64_t position, float* x) noexcept {
   const ClassShape& shape = store.shape;
-  const CodecContext context{side, side == Side::key ? shape.key_width : shape.value_width};
+  const CodecContext context = r.context(side, unit, stream);
   limit(x, context.width);
   to_basis<CodecPart>(context, x);
   const auto exact_offset = [&](int tokens) {
@@ -106,7 +106,7 @@ template <class CodecPart, class Store>
 void seal_stream(Store& store, const typename Store::Ref& r, Side side, int sequence, int unit,
                  int stream, int entry, std::int64_t first) noexcept {
   const ClassShape& shape = store.shape;
-  const CodecContext context{side, side == Side::key ? shape.key_width : shape.value_width};
+  const CodecContext context = r.context(side, unit, stream);
   const std::byte* exact = r.tail_block(sequence, unit, first) +
                            (side == Side::key ? shape.exact_key_offset(stream, block_tokens)
                                               : shape.exact_value_offset(stream, block_tokens));

@@ -45,11 +45,12 @@ struct CacheState {
   [[no_unique_address]] Memory memory{};
   CacheConfig config{};
   MemoryPlan plan{};
-  HostArray<LayerPlace> places;          // [layer]
-  HostArray<StepPart> parts;             // of the step in progress, [part]
-  HostArray<bool> slot_written;          // in the step in progress, [slot of all classes]
-  HostArray<ProjectionFactors> factors;  // [slot of all classes]
-  int slot_base[max_policy_classes]{};   // first slot of a class in the arrays over all classes
+  HostArray<LayerPlace> places;            // [layer]
+  HostArray<StepPart> parts;               // of the step in progress, [part]
+  HostArray<bool> slot_written;            // in the step in progress, [slot of all classes]
+  HostArray<ProjectionFactors> factors;    // [slot of all classes]
+  HostArray<SlotCalibration> calibration;  // [slot of all classes]
+  int slot_base[max_policy_classes]{};     // first slot of a class in the arrays over all classes
   int total_slots = 0;
   int num_parts = 0;
   bool in_step = false;

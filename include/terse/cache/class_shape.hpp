@@ -114,6 +114,44 @@ template <class Policy>
   return {};
 }
 
+/// Whether a calibration, if there is one, serves a policy class of `slots` slots.
+template <class Policy>
+[[nodiscard]] Status check_calibration(const CalibrationView& calibration,
+                                       const CacheConfig& config, int slots) noexcept {
+  if (calibration.slots.empty()) return {};
+  if (!uses_calibration<Policy> || Policy::projects) {
+    return error(StatusCode::invalid_argument,
+                 "terse::PolicyConfig: calibration is given for a policy that uses none: no codec "
+                 "reads it, or a projector stores latents, which have none",
+                 static_cast<std::int64_t>(calibration.slots.size()));
+  }
+  if (calibration.slots.data() == nullptr) {
+    return error(StatusCode::null_pointer, "terse::CalibrationView: slots are null");
+  }
+  if (calibration.slots.size() != static_cast<std::size_t>(slots)) {
+    return error(StatusCode::invalid_argument,
+                 "terse::PolicyConfig: calibration must be that of every slot; detail: slots given",
+                 static_cast<std::int64_t>(calibration.slots.size()));
+  }
+  if (calibration.kv_heads != config.num_kv_heads || calibration.head_dim != config.head_dim) {
+    return error(StatusCode::invalid_argument,
+                 "terse::PolicyConfig: the calibration is that of a model of another number of KV "
+                 "heads or another head dimension; detail: its head dimension",
+                 calibration.head_dim);
+  }
+  if (calibration.identity == 0) {
+    return error(StatusCode::invalid_argument,
+                 "terse::CalibrationView: identity is 0; caches would take each other's bytes");
+  }
+  for (const SlotCalibration& slot : calibration.slots) {
+    if ((UsesCalibration<typename Policy::key_codec> && slot.keys == nullptr) ||
+        (UsesCalibration<typename Policy::value_codec> && slot.values == nullptr)) {
+      return error(StatusCode::null_pointer, "terse::SlotCalibration: keys or values are null");
+    }
+  }
+  return {};
+}
+
 template <Layout L, class Policy>
 [[nodiscard]] Status make_class_shape(const CacheConfig& config,
                                       const PolicyConfig<Policy>& policy_config, int slots,
@@ -187,6 +225,9 @@ template <Layout L, class Policy>
     return error(StatusCode::invalid_argument,
                  "terse::PolicyConfig: factors are given for a policy without a projector",
                  static_cast<std::int64_t>(policy_config.factors.size()));
+  }
+  if (Status s = check_calibration<Policy>(policy_config.calibration, config, slots); !s.ok()) {
+    return s;
   }
   if (Status s = supports_width<KeyCodec>(Side::key, shape.key_width); !s.ok()) return s;
   if (Status s = supports_width<ValueCodec>(Side::value, shape.value_width); !s.ok()) return s;

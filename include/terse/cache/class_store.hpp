@@ -45,8 +45,10 @@ struct ClassStore {
 
   ClassShape shape{};
   [[no_unique_address]] Memory memory{};
-  Ref base{};                                  // of slot 0; the others follow at fixed strides
-  const ProjectionFactors* factors = nullptr;  // [slot]
+  Ref base{};                                    // of slot 0; the others follow at fixed strides
+  const ProjectionFactors* factors = nullptr;    // [slot]
+  const SlotCalibration* calibration = nullptr;  // [slot]; null: none
+  std::uint64_t calibration_identity = 0;
   PagePool pool{};
   bool borrows_pages = false;
   Item* items = nullptr;  // scratch of evict and compact, one unit
@@ -105,6 +107,9 @@ struct ClassStore {
   [[nodiscard]] Ref ref(int slot) const noexcept {
     Ref r = base.of_slot(slot);
     if constexpr (Policy::projects) r.factors = factors[slot];
+    if constexpr (uses_calibration<Policy>) {
+      if (calibration != nullptr) r.calibration = calibration[slot];
+    }
     return r;
   }
 

@@ -8,6 +8,7 @@
 #include "terse/config.hpp"
 #include "terse/core/rope.hpp"
 #include "terse/core/span.hpp"
+#include "terse/policy/calibration.hpp"
 #include "terse/policy/projector.hpp"
 #include "terse/policy/tail.hpp"
 
@@ -62,6 +63,9 @@ struct PolicyConfig {
   bool borrows_pages = false;
   /// `[slot]`, for policies with a projector. Copied; the factors themselves stay the caller's.
   Span<const ProjectionFactors> factors{};
+  /// For policies with a codec that uses calibration, all of which also do without. The slots are
+  /// copied; their numbers stay the caller's, device memory for a cache on the device.
+  CalibrationView calibration{};
 };
 
 /// Memory that the caller lends for the life of the cache. Everything that grows with tokens, and

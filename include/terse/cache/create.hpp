@@ -140,6 +140,14 @@ void bind_stores(State& state, Carver& carver, const Buffers& buffers,
     for (std::size_t s = 0; s < policy_config.factors.size(); ++s) {
       state.factors[state.slot_base[K] + static_cast<std::int64_t>(s)] = policy_config.factors[s];
     }
+    const CalibrationView& calibration = policy_config.calibration;
+    if (!calibration.slots.empty()) {
+      store.calibration = state.calibration.data() + state.slot_base[K];
+      store.calibration_identity = calibration.identity;
+    }
+    for (std::size_t s = 0; s < calibration.slots.size(); ++s) {
+      state.calibration[state.slot_base[K] + static_cast<std::int64_t>(s)] = calibration.slots[s];
+    }
   };
   (bind_one.template operator()<I>(), ...);
 }
@@ -164,8 +172,10 @@ template <class State>
   }
   state.slot_written = HostArray<bool>(state.total_slots);
   state.factors = HostArray<ProjectionFactors>(state.total_slots);
+  state.calibration = HostArray<SlotCalibration>(state.total_slots);
   if (state.places.data() == nullptr || state.parts.data() == nullptr ||
-      state.slot_written.data() == nullptr || state.factors.data() == nullptr) {
+      state.slot_written.data() == nullptr || state.factors.data() == nullptr ||
+      state.calibration.data() == nullptr) {
     return error(StatusCode::unsupported, "terse::KVCache: out of host memory");
   }
   for (int i = 0; i < config.num_layers; ++i) {

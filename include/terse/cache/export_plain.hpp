@@ -58,7 +58,7 @@ struct EntryReader {
                                              int channel) const noexcept {
     const ClassShape& shape = r.shape;
     const bool is_key = side == Side::key;
-    const CodecContext context{side, is_key ? shape.key_width : shape.value_width};
+    const CodecContext context = r.context(side, unit, stream);
     if ((decoded >> token & 1u) != 0) {
       return C::decode(context,
                        r.block(sequence, unit, entry) +
@@ -177,7 +177,7 @@ struct SequenceExport {
              std::int64_t offset) const noexcept {
     const bool is_key = side == Side::key;
     const ClassShape& shape = r.shape;
-    const CodecContext context{side, is_key ? shape.key_width : shape.value_width};
+    const CodecContext context = r.context(side, entry.unit, stream);
     const MutableHeadRows to = elements_of(pages, is_key ? out.keys : out.values);
     float x[max_stream_width];
     for (int c = 0; c < context.width; ++c) {

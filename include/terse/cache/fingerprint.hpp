@@ -68,6 +68,10 @@ template <class Store>
       static_cast<std::int64_t>(s.unit_bytes),
       static_cast<std::int64_t>(s.tail_stride_bytes)};
   std::uint64_t hash = fingerprint(facts, sizeof facts);
+  if (store.calibration != nullptr) {
+    const std::uint64_t own = store.calibration_identity;
+    hash = fingerprint(&own, sizeof own, hash);
+  }
   hash = codec_identity<typename Policy::key_codec>(store, Side::key, hash);
   return codec_identity<typename Policy::value_codec>(store, Side::value, hash);
 }

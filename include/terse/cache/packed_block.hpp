@@ -39,9 +39,9 @@ struct PackedTokens {
 /// Writes one stream of a packed block.
 template <class CodecPart, class Store>
 void pack_stream(Store& store, const typename Store::Ref& r, int sequence, int unit, Side side,
-                 std::size_t offset, const PackedTokens<Store>& tokens, std::byte* out) noexcept {
-  const CodecContext context{side,
-                             side == Side::key ? store.shape.key_width : store.shape.value_width};
+                 int stream, std::size_t offset, const PackedTokens<Store>& tokens,
+                 std::byte* out) noexcept {
+  const CodecContext context = r.context(side, unit, stream);
   if constexpr (moves_exactly<typename Store::Ref::policy>) {
     for (int i = 0; i < tokens.count; ++i) {
       CodecPart::copy_token(context, r.block(sequence, unit, tokens.items[i].entry) + offset,
@@ -120,11 +120,11 @@ void write_packed(Store& store, const typename Store::Ref& r, int sequence, int 
       std::memset(out, 0, shape.unit_bytes);
     }
     for (int s = 0; s < shape.unit.key_streams; ++s) {
-      pack_stream<typename Policy::key_codec>(store, r, sequence, unit, Side::key,
+      pack_stream<typename Policy::key_codec>(store, r, sequence, unit, Side::key, s,
                                               shape.key_offset(s), tokens, out);
     }
     for (int s = 0; s < shape.unit.value_streams; ++s) {
-      pack_stream<typename Policy::value_codec>(store, r, sequence, unit, Side::value,
+      pack_stream<typename Policy::value_codec>(store, r, sequence, unit, Side::value, s,
                                                 shape.value_offset(s), tokens, out);
     }
     if constexpr (!Store::Ref::layout::paged) {

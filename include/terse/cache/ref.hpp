@@ -8,6 +8,7 @@
 #include "terse/config.hpp"
 #include "terse/core/bits.hpp"
 #include "terse/core/rope.hpp"
+#include "terse/policy/calibration.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -48,6 +49,7 @@ struct KVCacheRef {
   ClassShape shape{};
   RopeSpec rope{};
   ProjectionFactors factors{};
+  SlotCalibration calibration{};
   typename Policy::evictor::Params eviction{};
   int slot = 0;
 
@@ -63,7 +65,23 @@ struct KVCacheRef {
   std::uint16_t* position_deltas = nullptr;  // [sequence, unit, entry, 64], scattering evictors
   TokenState* token_states = nullptr;        // [sequence, unit, entry, 64]
 
-  /// Another slot of the same class, where this is slot 0; without its factors.
+  /// What the codec of a stream of a unit knows of it.
+  [[nodiscard]] TERSE_HOST_DEVICE CodecContext context(Side side, int unit,
+                                                       int stream) const noexcept {
+    const bool is_key = side == Side::key;
+    CodecContext own{side, is_key ? shape.key_width : shape.value_width};
+    if constexpr (uses_calibration<Policy>) {
+      const float* of_slot = is_key ? calibration.keys : calibration.values;
+      if (of_slot != nullptr) {
+        const int streams = is_key ? shape.unit.key_streams : shape.unit.value_streams;
+        own.calibration = of_slot + (std::ptrdiff_t{unit} * streams + stream) *
+                                        CalibrationLayout{own.width}.floats();
+      }
+    }
+    return own;
+  }
+
+  /// Another slot of the same class, where this is slot 0; without its factors and calibration.
   [[nodiscard]] TERSE_HOST_DEVICE KVCacheRef of_slot(int other) const noexcept {
     KVCacheRef r = *this;
     const auto s = static_cast<std::size_t>(other);

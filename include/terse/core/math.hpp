@@ -81,21 +81,21 @@ TERSE_HOST_DEVICE inline float rounded_quotient(float a, float b) noexcept {
 #endif
 }
 
+/// The square root, rounded to nearest even whatever the flags.
+TERSE_HOST_DEVICE inline float rounded_root(float x) noexcept {
+#if defined(__CUDA_ARCH__)
+  return __fsqrt_rn(x);
+#else
+  return __builtin_sqrtf(x);
+#endif
+}
+
 /// 1 / b, rounded to nearest even.
 TERSE_HOST_DEVICE inline float rounded_reciprocal(float b) noexcept {
 #if defined(__CUDA_ARCH__)
   return __frcp_rn(b);
 #else
   return 1.0f / b;
-#endif
-}
-
-/// Square root, rounded to nearest even whatever the flags.
-TERSE_HOST_DEVICE inline float rounded_root(float x) noexcept {
-#if defined(__CUDA_ARCH__)
-  return __fsqrt_rn(x);
-#else
-  return std::sqrt(x);
 #endif
 }
 

@@ -70,6 +70,7 @@ class Arena {
 /// Memory of one work item.
 struct ItemScratch {
   float* queries[2] = {nullptr, nullptr};  ///< [vector, query width]; second: turned for the prefix
+  float* offsets[2] = {nullptr, nullptr};  ///< [vector]: what products with stored keys lack
   std::byte* prepared[2] = {nullptr, nullptr};
   float* scores = nullptr;         ///< [vector, 64]
   float* accumulators = nullptr;   ///< [vector, value width]
@@ -95,6 +96,9 @@ void carve_item(const Ref& r, const KernelTable& table, const PartShape& p, Aren
   const int variants = Policy::reindex == Reindex::cache_index ? 2 : 1;
   for (int v = 0; v < variants; ++v) {
     s->queries[v] = arena.take<float>(vectors * head_dim);
+    if constexpr (HasQueryOffset<typename Policy::key_codec>) {
+      s->offsets[v] = arena.take<float>(vectors);
+    }
     if constexpr (!Policy::projects) {
       s->prepared[v] =
           arena.take<std::byte>(Keys::prepared_bytes(table, p.vectors, r.shape.key_width));

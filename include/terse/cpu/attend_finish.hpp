@@ -82,7 +82,8 @@ void finish_unit(const AttendCall<Ref>& call, std::size_t part, int unit,
         const float inverse = sees_nothing ? 0.0f : 1.0f / sum;
         for (std::size_t c = 0; c < width; ++c) mean[c] *= inverse;
         turn_from_basis<typename Policy::value_codec>(
-            call.table, CodecContext{Side::value, shape.value_width}, mean);
+            call.table, call.r.context(Side::value, unit, h / shape.unit.value_heads_per_stream),
+            mean);
         const float* result = mean;
         if constexpr (Policy::projects) {
           if (!call.params.latent_output) {

@@ -48,7 +48,12 @@ void load_queries(const AttendCall<Ref>& call, std::size_t part, int unit, std::
           if (variant == 1 && shift != 0) turn(call.r.rope, s.vector, x);
           for (int c = 0; c < shape.head_dim; ++c) x[c] *= call.scale;
           if constexpr (!Policy::projects) {
-            turn_to_basis<KeyCodec>(call.table, CodecContext{Side::key, shape.key_width}, x);
+            const CodecContext context =
+                call.r.context(Side::key, unit, h / shape.unit.key_heads_per_stream);
+            if constexpr (HasQueryOffset<KeyCodec>) {
+              s.offsets[variant][v] = KeyCodec::query_offset(context, x);
+            }
+            turn_query<KeyCodec>(call.table, context, x);
           }
         }
       }
@@ -89,12 +94,12 @@ void latent_scores(const AttendCall<Ref>& call, Source source, int sequence, int
                    const ItemScratch& s) noexcept {
   using KeyCodec = typename Ref::policy::key_codec;
   const ClassShape& shape = call.r.shape;
-  const CodecContext context{Side::key, shape.key_width};
   const int tokens = source_tokens(source);
   const int per_head = p.vectors / shape.unit.heads_per_unit;
   block_angles(call.r, sequence, unit, entry, source == Source::sinks, s.angles);
   for (int h = 0; h < shape.unit.heads_per_unit; ++h) {
     const int stream = h / shape.unit.key_heads_per_stream;
+    const CodecContext context = call.r.context(Side::key, unit, stream);
     const float* up = key_up(call.r, unit * shape.unit.heads_per_unit + h);
     const std::byte* latents =
         block + (source == Source::encoded ? shape.key_offset(stream)
@@ -135,12 +140,18 @@ void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int 
   if constexpr (Policy::projects) {
     latent_scores(call, source, sequence, unit, entry, variant, block, p, s);
   } else if (source == Source::encoded) {
-    BlockReader<KeyCodec>::scores(call.table, CodecContext{Side::key, shape.key_width}, block,
+    BlockReader<KeyCodec>::scores(call.table, call.r.context(Side::key, unit, 0), block,
                                   s.queries[variant], s.prepared[variant], p.vectors, s.scores,
                                   s.keys, next);
   } else {
     call.table.scores_f16(s.queries[variant], p.vectors, shape.key_width,
                           reinterpret_cast<const F16*>(block), tokens, s.scores, next);
+  }
+  if constexpr (HasQueryOffset<KeyCodec> && !Policy::projects) {
+    for (int v = 0; v < p.vectors; ++v) {
+      float* scores = s.scores + std::ptrdiff_t{v} * block_tokens;
+      for (int t = 0; t < tokens; ++t) scores[t] += s.offsets[variant][v];
+    }
   }
   if (call.params.logit_soft_cap > 0) {
     for (int v = 0; v < p.vectors; ++v) {
@@ -170,11 +181,10 @@ template <class Ref>
 
 /// accumulators += probabilities * values of one block.
 template <class Ref>
-void block_values(const AttendCall<Ref>& call, Source source, const std::byte* block,
+void block_values(const AttendCall<Ref>& call, Source source, int unit, const std::byte* block,
                   const NextBlock& next, const PartShape& p, const ItemScratch& s) noexcept {
   using ValueCodec = typename Ref::policy::value_codec;
   const ClassShape& shape = call.r.shape;
-  const CodecContext context{Side::value, shape.value_width};
   const int per_stream = p.vectors / shape.unit.value_streams;
   for (int stream = 0; stream < shape.unit.value_streams; ++stream) {
     const std::ptrdiff_t first = std::ptrdiff_t{stream} * per_stream;
@@ -186,8 +196,9 @@ void block_values(const AttendCall<Ref>& call, Source source, const std::byte* b
                                          : shape.exact_value_offset(stream, block_tokens));
     float* accumulators = s.accumulators + first * shape.value_width;
     if (source == Source::encoded) {
-      BlockReader<ValueCodec>::values(call.table, context, block + shape.value_offset(stream),
-                                      probabilities, per_stream, accumulators, s.values, hint);
+      BlockReader<ValueCodec>::values(call.table, call.r.context(Side::value, unit, stream),
+                                      block + shape.value_offset(stream), probabilities, per_stream,
+                                      accumulators, s.values, hint);
     } else {
       const int tokens = source_tokens(source);
       call.table.values_f16(
@@ -274,7 +285,7 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
                                     s.accumulators + first * static_cast<std::size_t>(width));
           }
         }
-        block_values(call, source, block, next, p, s);
+        block_values(call, source, unit, block, next, p, s);
       });
 }
 

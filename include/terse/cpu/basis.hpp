@@ -3,6 +3,7 @@
 
 #include "terse/config.hpp"
 #include "terse/cpu/kernel_table.hpp"
+#include "terse/policy/calibration.hpp"
 #include "terse/policy/codec.hpp"
 #include "terse/quant/hadamard.hpp"
 
@@ -33,6 +34,16 @@ void turn_to_basis(const KernelTable& table, const CodecContext& context, float*
     table.hadamard(x, context.width, hadamard_size(context.width, C::signed_hadamard_limit));
   } else {
     to_basis<C>(context, x);
+  }
+}
+
+/// Turns a query to where the codec's keys are.
+template <Codec C>
+void turn_query(const KernelTable& table, const CodecContext& context, float* x) noexcept {
+  if constexpr (HasQueryBasis<C>) {
+    C::query_to_basis(context, x);
+  } else {
+    turn_to_basis<C>(table, context, x);
   }
 }
 

@@ -86,14 +86,14 @@ Status sum_attention_columns(const Ref& r, const AttendInputs& in, const float* 
 /// `stream`: one launch, and one more for column sums; no allocation, no synchronisation,
 /// capturable.
 ///
-/// `r` is a view with device pointers (rebase, which leaves a projector's factors: they must be
-/// device memory too), and so are params.sink_logits. `workspace`: attend_workspace_bytes, 128-byte
-/// aligned device memory, cleared once by clear_workspace for caches of one head dimension or, with
-/// a projector, one rank of values; used by one call at a time. Rows that see nothing give zeros
-/// and lse_ln = -inf. Outputs are within 2e-3 of exact arithmetic on the decoded codes, relative L2
-/// (docs/arithmetic.md), and the same from run to run. unsupported: head dimensions that are not
-/// compiled, blocks or latents that do not fit the device's shared memory, more than 2^31 blocks to
-/// visit.
+/// `r` is a view with device pointers (rebase, which leaves a projector's factors and calibrations:
+/// they must be device memory too), and so are params.sink_logits. `workspace`:
+/// attend_workspace_bytes, 128-byte aligned device memory, cleared once by clear_workspace for
+/// caches of one head dimension or, with a projector, one rank of values; used by one call at a
+/// time. Rows that see nothing give zeros and lse_ln = -inf. Outputs are within 2e-3 of exact
+/// arithmetic on the decoded codes, relative L2 (docs/arithmetic.md), and the same from run to run.
+/// unsupported: head dimensions that are not compiled, blocks or latents that do not fit the
+/// device's shared memory, more than 2^31 blocks to visit.
 template <class Dims = AllHeadDims, class Ref>
 Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
               Span<std::byte> workspace, const AttendParams& params, cudaStream_t stream,

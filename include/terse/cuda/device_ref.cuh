@@ -20,7 +20,8 @@ namespace cuda {
 }
 
 /// The same view over a byte copy of the buffers: every pointer of `ref`, which points into `from`,
-/// moved to the same place of `to`, whose buffers are 128-byte aligned too. Nothing is copied.
+/// moved to the same place of `to`, whose buffers are 128-byte aligned too. Nothing is copied;
+/// factors and calibrations, which lie elsewhere, stay.
 template <class Ref>
 [[nodiscard]] Ref rebase(Ref ref, const Buffers& from, const Buffers& to) noexcept {
   const auto move = [&](auto*& pointer, const Span<std::byte>& old, const Span<std::byte>& now) {

@@ -61,7 +61,9 @@ class KVCache {
     return detail::plan_device_cache<State>(config, policies);
   }
 
-  /// An empty cache over `buffers`, which must outlive it. Waits for `stream`.
+  /// An empty cache over `buffers`, which must outlive it. A calibration's numbers
+  /// (PolicyConfig::calibration) are device memory, which append, attend, compact and export_plain
+  /// read; its list of slots is the host's. Waits for `stream`.
   [[nodiscard]] static Expected<KVCache> create(const CacheConfig& config,
                                                 const CacheBuffers& buffers, cudaStream_t stream,
                                                 const Configs& policies = {}) {
@@ -73,8 +75,9 @@ class KVCache {
   }
 
   /// A cache that goes on from the buffers of a terse::KVCache of the same configuration, which are
-  /// copied: prefill there, go on here. Errors of terse::KVCache::attach; unsupported where pages
-  /// are the engine's, in whose memory they need not have the same places. Waits.
+  /// copied: prefill there, go on here. A calibration of the same identity has its numbers in
+  /// device memory. Errors of terse::KVCache::attach; unsupported where pages are the engine's, in
+  /// whose memory they need not have the same places. Waits.
   [[nodiscard]] static Expected<KVCache> create_from(const CacheConfig& config, const Buffers& host,
                                                      const CacheBuffers& buffers,
                                                      cudaStream_t stream,
@@ -215,8 +218,8 @@ class KVCache {
   /// stale_sequence, wrong_phase inside a step. Also wrong_phase if the sequence has failed, and
   /// unsupported if the device has too little shared memory for a block. Nothing has changed then.
   /// Waits for what is in `stream` before it begins; then a launch for every 128 lists of entries,
-  /// more where pages are scarce, and those of the tables, whose copies wait too if the mirror is
-  /// not pinned.
+  /// more where pages are scarce or, for each slot, where a calibrated codec encodes again, and
+  /// those of the tables, whose copies wait too if the mirror is not pinned.
   Expected<CompactPlan> compact(SequenceId sequence, cudaStream_t stream,
                                 bool allow_reencoding = false) noexcept {
     return state_.change(stream, [&] {
@@ -272,8 +275,8 @@ class KVCache {
 
   // --- views ---------------------------------------------------------------------------------
 
-  /// The view of a layer that attend takes. A projector's factors are those given to create: for
-  /// attend, device memory. Precondition: 0 <= i < num_layers.
+  /// The view of a layer that attend takes. A projector's factors and calibrations are those given
+  /// to create: for attend, device memory. Precondition: 0 <= i < num_layers.
   [[nodiscard]] Ref<0> layer(int i) const noexcept requires(num_classes == 1) {
     return state_.view(std::get<0>(state_.cache.stores), place(i).slot);
   }

@@ -20,6 +20,13 @@
 ///   static void from_basis(const CodecContext&, float* x);    // its inverse
 ///   static Status supports(Side, int width);                  // widths the codec can serve
 ///
+/// Codecs that know their streams beforehand (policy/calibration.hpp) say so; their basis need not
+/// be orthogonal, and something may be taken off all keys:
+///
+///   static constexpr bool uses_calibration = true;            // CodecContext has it, or null
+///   static void query_to_basis(const CodecContext&, float* x);        // in place, [width]
+///   static float query_offset(const CodecContext&, const float* x);   // before query_to_basis
+///
 /// A per-token codec may also move a token without decoding it, which makes compact() exact:
 ///
 ///   static void copy_token(const CodecContext&, const std::byte* from, int from_token,

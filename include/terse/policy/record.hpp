@@ -48,6 +48,8 @@ struct Record {
 struct CodecContext {
   Side side = Side::key;
   int width = 0;  ///< channels of the stream: the head dimension, or a latent's rank
+  /// What is known of the stream beforehand (policy/calibration.hpp); null: nothing.
+  const float* calibration = nullptr;
 };
 
 /// Stored bits per element of a full block, metadata and padding included.

@@ -288,7 +288,8 @@ struct AffineGroup {
     float dot = 0.0f;   ///< sum of number * level
     float norm = 0.0f;  ///< sum of level * level
   };
-  /// N of the partial sums. Those of squares are whole numbers, and exact: any M do.
+  /// N of the partial sums. Those of squares are whole numbers, and exact below 2^24: any M do
+  /// where codes have 4 bits or fewer, for streams of 4096 channels.
   template <int N, int M = N>
   struct PartialFits {
     float dot[N] = {};

@@ -18,8 +18,9 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// A codec of the levels and scales of `Format`:
 ///
-///   static constexpr int bits;                       // of a code: 2, 3, 4 or 8
-///   static constexpr int group;                      // channels that share a scale; 0: all
+///   static constexpr int bits;                       // of a code: 2, 3 or 4
+///   static constexpr int group;                      // channels that share a scale, a multiple
+// of 8; 0: all
 ///   using Scale;                                     // as stored; zero bytes mean 0
 ///   static constexpr float level(unsigned code);
 ///   static constexpr float scale_value(Scale);       // what a level is multiplied by
@@ -35,6 +36,12 @@ struct LevelCodes {
 
   static constexpr Granularity granularity = Granularity::per_token;
   static constexpr int bits = Format::bits;
+  static_assert(bits >= 2 && bits <= 4,
+                "terse::LevelCodes: bits must be 2, 3 or 4: tables of levels have up to 16.");
+  static_assert(
+      Format::group >= 0 && Format::group % 8 == 0,
+      "terse::LevelCodes: group must be 0 or a multiple of 8, so that vectors of channels "
+      "share a scale.");
 
   TERSE_HOST_DEVICE static constexpr int group_channels(int width) noexcept {
     return Format::group == 0 ? width : Format::group;

@@ -51,7 +51,6 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
   const double scale =
       params.softmax_scale > 0 ? params.softmax_scale : 1.0 / std::sqrt(double{} + shape.head_dim);
   const int group = shape.query_heads / shape.kv_heads;
-  const CodecContext key{Side::key, shape.key_width}, value{Side::value, shape.value_width};
   const int out_channels = params.latent_output ? shape.value_width : shape.head_dim;
   if (out.column_sums != nullptr) {
     const std::size_t floats = in.parts.size() * static_cast<std::size_t>(shape.unit.units) *
@@ -70,6 +69,8 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
         const int in_unit = kv_head % shape.unit.heads_per_unit;
         const int key_stream = in_unit / shape.unit.key_heads_per_stream;
         const int value_stream = in_unit / shape.unit.value_heads_per_stream;
+        const CodecContext key = r.context(Side::key, unit, key_stream);
+        const CodecContext value = r.context(Side::value, unit, value_stream);
         std::vector<float> q(static_cast<std::size_t>(shape.head_dim));
         in.queries.load(row0 + row, head, shape.head_dim, q.data());
         std::vector<double> query(q.begin(), q.end()), turned = query;

@@ -17,6 +17,7 @@
 #include "row_factors.hpp"
 #include "small_model.hpp"
 #include "support/catch.hpp"
+#include "support/random_calibration.hpp"
 
 using namespace terse::examples;
 using terse_test::random_tokens;
@@ -100,12 +101,17 @@ TEST_CASE("every row gives on the device what it gives on the host", "[cuda][ses
   const bool chunk_tail = GENERATE(false, true);
   CAPTURE(chunk_tail);
   terse_test::RowFactors factors(host_model);
+  const LlamaConfig& shape = host_model.config();
+  const terse::Calibration calibration =
+      terse::tests::random_calibration({shape.layers, shape.kv_heads, shape.head_dim});
   for (const PolicyRow& row : policy_rows()) {
+    if (!row.on_device) continue;
     const SessionConfig config{.model = &host_model,
                                .max_tokens = 300,
                                .max_step_tokens = 128,
                                .chunk_tail = chunk_tail,
-                               .factors = factors.of(row)};
+                               .factors = factors.of(row),
+                               .calibration = row.calibrated ? &calibration : nullptr};
     SessionConfig on_device = config;
     on_device.model = &device_model;
     on_device.processor = Processor::cuda;

@@ -13,8 +13,8 @@ import xml.etree.ElementTree
 from program_test_case import NOVEL, ProgramTestCase, RealModelTestCase, main
 from small_model import small_model
 
-OPTIONS = ["model", "text", "skip-chars", "tokens", "windows", "haystack", "calibration-text",
-           "calibration-tokens", "policy", "list-policies", "full", "tail", "passkeys",
+OPTIONS = ["model", "text", "skip-chars", "tokens", "windows", "window-numbers", "haystack",
+           "calibration-text", "calibration-tokens", "calibration", "policy", "list-policies", "full", "tail", "passkeys",
            "passkey-tokens", "speed-steps", "device", "threads", "csv", "markdown", "svg", "json"]
 ROW_FIELDS = ["policy", "bits_per_element", "bytes_per_token", "mean_kl", "median_kl", "p99_kl",
               "p999_kl", "perplexity", "delta_log_perplexity", "top1_agreement",
@@ -87,7 +87,7 @@ class CommandLine(ProgramTestCase):
     def test_help_names_the_rows_that_the_tail_rule_changes(self):
         text = " ".join(self.assert_runs("--help").stdout.split())
         rule = text[text.index("--tail RULE"):text.index("--passkeys N")]
-        for name in ("rows that evict", "int4-rotated-tail", "kivi-*"):
+        for name in ("rows that evict", "int4-rotated-tail", "shaped-*", "kivi-*"):
             self.assertIn(name, rule)
 
     def test_policies_are_listed(self):
@@ -111,6 +111,9 @@ class CommandLine(ProgramTestCase):
                               ("--speed-steps", "x"), ("--threads", "-2"), ("--tail", "none"),
                               ("--passkey-tokens", "10")]:
             self.refused(option, f"{option}={value}")
+        for numbers in ("x", "1,", ",1", "2,1", "1,1", "-1", "1.5", "12345"):
+            self.refused("--window-numbers", f"--window-numbers={numbers}")
+        self.refused("exclude each other", "--windows", "2", "--window-numbers", "0,1")
         self.refused("--tokens", "--tokens")
         self.assert_refused("--model")
         self.assert_refused("--text", "--model", self.model)
@@ -125,6 +128,8 @@ class CommandLine(ProgramTestCase):
             policy = ("--policy", "latents-x-int4") if option == "--calibration-text" else ()
             for bad in (none, folder, self.empty):
                 self.refused(bad, *short_run, *policy, option, bad)
+        for bad in (none, folder, self.empty, self.note):
+            self.refused(bad, *short_run, "--calibration", bad)
         for option in ("--csv", "--markdown", "--svg", "--json"):
             for bad in (folder, self.path("none-such/out")):
                 self.refused(bad, *short_run, option, bad)
@@ -211,6 +216,16 @@ class SmallModel(OutputChecks, ProgramTestCase):
         self.assertIsNone(reports[0][0]["tokens_per_second"])
         self.assertIsNone(reports[0][0]["passkey_nll"])
 
+    def test_windows_by_number(self):
+        path = self.path("numbers.json")
+        self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "64", "--policy",
+                         "identity", "--passkeys", "0", "--speed-steps", "0", "--window-numbers",
+                         "0,3", "--json", path)
+        with open(path, encoding="utf-8") as file:
+            report = json.load(file)
+        self.assertEqual([(part["first"], part["last"])
+                          for part in report["texts"][0]["token_ranges"]], [(0, 64), (192, 256)])
+
     def test_a_calibration_text_of_its_own_begins_where_texts_begin(self):
         other, path = self.written("other.txt", (NOVEL[::-1] * 400).encode()), self.path("c.json")
         self.assert_runs("--model", self.model, "--text", self.novel, "--calibration-text", other,
@@ -279,7 +294,8 @@ class SmallModel(OutputChecks, ProgramTestCase):
         changed = {name for name in rows["own"] if rows["own"][name] != rows["chunk-128"][name]}
         evict = {name for name in rows["own"] if re.search("streaming-|window-|h2o-", name)}
         self.assertGreaterEqual(len(evict), 17)
-        self.assertEqual(changed, {*evict, "int4-rotated-tail"})
+        shaped = {name for name in rows["own"] if name.startswith("shaped-")}
+        self.assertEqual(changed, {*evict, *shaped, "int4-rotated-tail"} - {"shaped-4-no-tail"})
 
 
 class RealModel(OutputChecks, RealModelTestCase):

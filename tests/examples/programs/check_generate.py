@@ -57,6 +57,9 @@ class CommandLine(ProgramTestCase):
     def test_latents_need_a_calibration_text(self):
         self.refused("--calibration-text", "--policy", "identity,latents-x-int4")
 
+    def test_calibrated_policies_need_one_too(self):
+        self.refused("is calibrated", "--policy", "identity,shaped-2")
+
 
 class SmallModel(ProgramTestCase):
     def generate(self, *arguments):

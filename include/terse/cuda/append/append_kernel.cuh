@@ -27,7 +27,13 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
-inline constexpr int most_append_threads = 512;
+/// Most threads of a thread block; vectors that warps round channel by channel take twice the
+/// registers.
+template <class Ref>
+inline constexpr int most_append_threads =
+    ShapesErrors<typename Ref::policy::key_codec> || ShapesErrors<typename Ref::policy::value_codec>
+        ? 256
+        : 512;
 
 /// Everything that the kernel is given. Pointers are the device's.
 template <class Ref>
@@ -298,10 +304,11 @@ struct AppendKernel {
     const Ref& r = call.r;
     const ClassShape& shape = r.shape;
     constexpr bool is_key = S == Side::key;
-    const CodecContext context{S, is_key ? shape.key_width : shape.value_width};
     const int from = work.from, to = work.to, stream = work.stream;
+    const CodecContext context = r.context(S, work.unit, stream);
     TokenTile tile{shared, tile_stride<C>(context.width), from - work.first, to - from};
     float* scratch = shared + tile_rows(shape, call.most_tokens) * tile.stride;
+    prefetch_calibration<C>(context, to > from, work.encodes);
     if (to > from) {
       const HeadRows& in = is_key ? call.in.keys : call.in.values;
       const bool aligned = is_key ? call.aligned_keys : call.aligned_values;
@@ -391,9 +398,9 @@ struct AppendKernel {
 
 /// Grid: part x {unit, stream} x block.
 template <class Ref>
-__global__ void __launch_bounds__(most_append_threads, 2)
+__global__ void __launch_bounds__(most_append_threads<Ref>, 2)
     append_kernel(const __grid_constant__ AppendCall<Ref> call) {
-  extern __shared__ float append_shared[];
+  extern __shared__ __align__(16) float append_shared[];
   wait_for_previous_kernel();
   if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0) {
     // A graph that was captured with fewer parts than the step has.

@@ -13,6 +13,7 @@
 #include "terse/cuda/append/divisor.cuh"
 #include "terse/cuda/append/group_extremes.cuh"
 #include "terse/cuda/append/search_step.cuh"
+#include "terse/cuda/append/shape_errors.cuh"
 #include "terse/cuda/append/token_tile.cuh"
 #include "terse/policy/codec.hpp"
 #include "terse/policy/identity.hpp"
@@ -36,7 +37,7 @@ concept SplitsEncoding = AffineCodec<C> &&
 
 /// Whether threads share the work; else the first one calls the codec.
 template <class C>
-inline constexpr bool encodes_together = SplitsEncoding<C> || PlainCodec<C>;
+inline constexpr bool encodes_together = SplitsEncoding<C> || ShapesErrors<C> || PlainCodec<C>;
 
 /// Floats between rows of a tile: threads that each read a token then meet in no bank. Codecs that
 /// are called whole want dense rows.
@@ -51,6 +52,8 @@ template <class C>
   if constexpr (SplitsEncoding<C>) {
     constexpr AffineFormat format = C::affine_format;
     return 4 * affine_params(format, width);
+  } else if constexpr (ShapesErrors<C>) {
+    return most_exchanging_warps * exchange_floats;
   }
   return 0;
 }
@@ -156,19 +159,30 @@ __device__ void encode_groups(const CodecContext& context, const TokenTile& tile
   }
 }
 
-/// Encodes the tile's tokens, which are in the codec's basis; `seals`: all 64 of a block at once.
-/// By all threads of the block, which do not meet at the end.
+/// By all threads, which meet before and do not meet at the end.
+template <class C>
+__device__ __forceinline__ void encode_words_of_side(const CodecContext& context,
+                                                     const TokenTile& tile, const float* params,
+                                                     std::byte* block) {
+  __syncthreads();
+  if (context.side == Side::key) {
+    encode_words<C, Side::key>(context.width, tile, params, block);
+  } else {
+    encode_words<C, Side::value>(context.width, tile, params, block);
+  }
+}
+
+/// Encodes the tile's tokens, which are in the codec's basis and may be written over; `seals`: all
+/// 64 of a block at once. By all threads of the block, which do not meet at the end.
 template <Codec C>
 __device__ void encode_tokens(const CodecContext& context, const TokenTile& tile, bool seals,
                               float* scratch, std::byte* block) {
   if constexpr (SplitsEncoding<C>) {
     encode_groups<C>(context, tile, scratch, block);
-    __syncthreads();
-    if (context.side == Side::key) {
-      encode_words<C, Side::key>(context.width, tile, scratch, block);
-    } else {
-      encode_words<C, Side::value>(context.width, tile, scratch, block);
-    }
+    encode_words_of_side<C>(context, tile, scratch, block);
+  } else if constexpr (ShapesErrors<C>) {
+    round_tokens<C>(context, tile, scratch, block);
+    encode_words_of_side<RoundedCodes<C>>(context, tile, scratch, block);
   } else if constexpr (PlainCodec<C>) {
     encode_plain<C>(context, tile, block);
   } else if (threadIdx.x == 0) {

@@ -111,9 +111,9 @@ template <class Ref>
   const bool is_step = call.most_tokens < 8;
   // A block in registers takes two threads a channel (PatchPlace).
   const bool is_wide = std::max(shape.key_width, shape.value_width) > 128;
-  const int threads = is_small && !(shape.open && is_step) ? most_append_threads
+  const int threads = is_small && !(shape.open && is_step) ? most_append_threads<Ref>
                       : is_step                            ? 128
-                      : is_wide                            ? most_append_threads
+                      : is_wide                            ? most_append_threads<Ref>
                                                            : 256;
   const std::size_t bytes = append_shared_bytes<Ref>(shape, call.most_tokens);
   if (Status s = allow_append<Ref>(bytes); !s.ok()) return s;

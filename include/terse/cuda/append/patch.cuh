@@ -76,7 +76,7 @@ struct PatchPlace {
   Patch patch;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    const uint4 v = __ldg(reinterpret_cast<const uint4*>(from + row[i] * row_bytes));
+    const uint4 v = __ldcg(reinterpret_cast<const uint4*>(from + row[i] * row_bytes));
     patch.words[i][0] = v.x;
     patch.words[i][1] = v.y;
     patch.words[i][2] = v.z;

@@ -4,6 +4,8 @@
 #include "terse/config.hpp"
 #include "terse/cuda/append/token_tile.cuh"
 #include "terse/cuda/warp/basis.cuh"
+#include "terse/cuda/warp/dense_turn.cuh"
+#include "terse/policy/calibration.hpp"
 #include "terse/policy/codec.hpp"
 #include "terse/quant/hadamard.hpp"
 
@@ -68,11 +70,19 @@ static __device__ void turn_signs_of_tile(const TokenTile tile, int width) {
 /// meet at the end where C has a basis.
 template <Codec C, bool Forward = true>
 __device__ void turn_tile(const CodecContext& context, const TokenTile& tile) {
-  if constexpr (HasHadamard<C>) {  // its own inverse
-    hadamard_tile(tile, context.width, hadamard_size(context.width, C::hadamard_limit));
-  } else if constexpr (HasSignedHadamard<C>) {
+  if constexpr (HasDenseBasis<C>) {
+    static_assert(C::max_width <= most_dense_width);
+    const DenseTurn turn = C::dense_turn(context, Forward ? Turn::to_basis : Turn::from_basis);
+    if (turn.matrix != nullptr) {
+      return turn_densely(turn, context.width, tile.row(tile.first), tile.stride, tile.count);
+    }
+  }
+  using Basis = PlainBasis<C>;
+  if constexpr (HasHadamard<Basis>) {  // its own inverse
+    hadamard_tile(tile, context.width, hadamard_size(context.width, Basis::hadamard_limit));
+  } else if constexpr (HasSignedHadamard<Basis>) {
     if constexpr (Forward) turn_signs_of_tile(tile, context.width);
-    hadamard_tile(tile, context.width, hadamard_size(context.width, C::signed_hadamard_limit));
+    hadamard_tile(tile, context.width, hadamard_size(context.width, Basis::signed_hadamard_limit));
     if constexpr (!Forward) turn_signs_of_tile(tile, context.width);
   } else if constexpr (HasBasis<C>) {
     for (int t = static_cast<int>(threadIdx.x); t < tile.count; t += static_cast<int>(blockDim.x)) {

@@ -125,7 +125,7 @@ template <int Bytes, bool Gathers>
       tile.count, width / per_vector,
       [&](int row, int vector) {
         const std::int64_t at = Gathers ? rows.row(row) : row;
-        return __ldg(reinterpret_cast<const uint4*>(from + at * row_bytes) + vector);
+        return __ldcg(reinterpret_cast<const uint4*>(from + at * row_bytes) + vector);
       },
       [&](int row, int vector, const uint4& loaded) {
         float* x = tile.row(tile.first + row) + vector * per_vector;
@@ -208,7 +208,7 @@ static __device__ void rotate_tile(const TokenTile tile, int width, const RopeSp
       for (int k = 0; k < at_once; ++k) {
         const std::int64_t row = min(first + k * warps, tile.count - 1);
         turns[k] =
-            __ldg(reinterpret_cast<const float2*>(table.turns + (position + row) * rotary) + i);
+            __ldcg(reinterpret_cast<const float2*>(table.turns + (position + row) * rotary) + i);
       }
       const int a = rope.first_channel(i), b = rope.second_channel(i);
 #pragma unroll

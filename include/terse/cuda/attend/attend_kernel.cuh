@@ -58,6 +58,7 @@ struct AttendKernel : Results<Config> {
       return;
     }
     source.start(call, shared.segments[0], warp);
+    this->prefetch_matrices(shared.segments[0]);  // no kernel writes them
     if (begins_early) {
       source.prefetch(call);
       // Others are found by positions that the append may be writing.
@@ -73,8 +74,11 @@ struct AttendKernel : Results<Config> {
       const Segment& next = shared.segments[(i + 1) % 3];
       const bool is_last = s.is_last;
       source.fill(call, is_last ? nullptr : &next);
-      if (!is_last) prefetch_exact(next);
-      store_queries(queries);
+      if (!is_last) {
+        prefetch_exact(next);
+        this->prefetch_matrices(next);
+      }
+      store_queries(s, queries);
       const bool has_tokens = s.work.sequence >= 0 && s.vectors > 0;
       if (has_tokens) {
         const ExactItems items = exact_items(s);

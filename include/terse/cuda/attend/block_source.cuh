@@ -415,7 +415,8 @@ class BlockSource<Config, Segment, false> {
  private:
   template <class Codec>
   __device__ void decode(const AttendCall<Ref>& call, Side side, std::size_t offset) {
-    const CodecContext context{side, Config::width};
+    CodecContext context = call.r.context(side, segment_->unit, 0);
+    context.width = Config::width;
     const std::byte* block =
         call.r.block(segment_->work.sequence, segment_->unit, note_->entry()) + offset;
     auto* out = reinterpret_cast<__half*>(tile_);

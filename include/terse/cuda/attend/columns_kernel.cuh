@@ -73,7 +73,7 @@ struct ColumnsKernel : ExactBlocks<Config> {
         const int head = head_of(s, v, row);
         const float own =
             call.lse_ln[std::int64_t{s.row0 + row} * call.r.shape.query_heads + head] * log2e;
-        if (own != -INFINITY) lse.base[n][i] = own;  // NaN shows in the sums
+        if (own != -INFINITY) lse.base[n][i] = own - this->lse_offset(v);  // NaN shows in the sums
       }
     }
   }
@@ -146,7 +146,7 @@ struct ColumnsKernel : ExactBlocks<Config> {
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float& x = y[n][0][2 * half + i];
-          if (call.params.logit_soft_cap > 0) x = soft_capped(x, call.params.logit_soft_cap);
+          if (call.params.logit_soft_cap > 0) x = this->capped(x, 8 * n + 2 * lane.t + i);
           x -= lse.base[n][i];
           if ((mask >> (16 * quarter + Exact::token(half, lane.g)) & 1u) == 0) x = -INFINITY;
         }
@@ -211,7 +211,7 @@ struct ColumnsKernel : ExactBlocks<Config> {
       fetch_queries(s, queries);
       source.start(call, s, warp);
       source.fill(call, nullptr);
-      store_queries(queries);
+      store_queries(s, queries);
       RunningSoftmax<tiles> lse;
       load_lse(s, lse);
       add_exact(s, lse);

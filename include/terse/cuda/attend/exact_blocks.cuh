@@ -9,6 +9,7 @@
 #include "terse/cuda/attend/exact_items.cuh"
 #include "terse/cuda/attend/exact_tokens.cuh"
 #include "terse/cuda/attend/sealed_blocks.cuh"
+#include "terse/cuda/warp/prefetch.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -24,7 +25,6 @@ struct ExactBlocks : SealedBlocks<Config> {
   using Base::norm;
   using Base::query_stride;
   using Base::shared;
-  using Base::threads;
   using Base::tiles;
   using Base::vectors;
   using Base::warp;
@@ -53,10 +53,7 @@ struct ExactBlocks : SealedBlocks<Config> {
     for (int item = items.first; item < items.end && item < s.work.exact_blocks; ++item) {
       const std::byte* block = exact_block(s, item);
       if (block == nullptr) continue;
-      for (int i = static_cast<int>(threadIdx.x) * 128; i < 4 * block_tokens * width;
-           i += threads * 128) {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(block + i));
-      }
+      prefetch_together(block, 4 * block_tokens * width);
     }
   }
 
@@ -98,7 +95,7 @@ struct ExactBlocks : SealedBlocks<Config> {
 #pragma unroll
         for (int i = 0; i < 4; ++i) {
           float& x = y[n][0][i];
-          if (call.params.logit_soft_cap > 0) x = soft_capped(x, call.params.logit_soft_cap);
+          if (call.params.logit_soft_cap > 0) x = this->capped(x, 8 * n + 2 * lane.t + (i & 1));
           x -= softmax.base[n][i & 1];
           const int token = 16 * quarter + Exact::token(i / 2, lane.g);
           if ((masks[n][i & 1] >> token & 1u) == 0) x = -INFINITY;

@@ -10,9 +10,11 @@
 #include "terse/cuda/attend/block_source.cuh"
 #include "terse/cuda/attend/row_masks.cuh"
 #include "terse/cuda/attend/segment.cuh"
+#include "terse/cuda/attend/softmax.cuh"
 #include "terse/cuda/attend/work_division.cuh"
 #include "terse/cuda/tuning.cuh"
 #include "terse/cuda/warp/operands.cuh"
+#include "terse/policy/calibration.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -37,6 +39,8 @@ struct KernelContext {
   using Values = typename Source::Values;
   using Order = typename Keys::Order;
   static constexpr bool turns_prefix = Policy::reindex == Reindex::cache_index;
+  /// Products with stored keys lack a number for each query.
+  static constexpr bool adds_offsets = HasQueryOffset<typename Policy::key_codec>;
   static constexpr int width = Config::width;
   static constexpr int tiles = Config::tiles;
   static constexpr int warps = Config::warps;
@@ -63,6 +67,7 @@ struct KernelContext {
     alignas(16) float sums[warps][vectors][width];
     float2 states[warps][vectors];
     float norms[vectors];
+    float offsets[adds_offsets ? vectors : 1];  ///< in units of log2
     // What is the same for all threads lies here, not in their registers.
     WorkScratch work;
     Walk walk;
@@ -83,6 +88,23 @@ struct KernelContext {
   float norm[tiles][2] = {};  ///< undoes the scaling of the queries, for the lane's columns
 
   [[nodiscard]] __device__ int group() const { return call.group; }
+  /// What a codec knows of the streams of a unit, of which one has one of each side here.
+  [[nodiscard]] __device__ __forceinline__ CodecContext context(Side side, int unit) const {
+    CodecContext own = call.r.context(side, unit, 0);
+    own.width = width;
+    return own;
+  }
+  /// A logit of vector `v` after the soft cap.
+  [[nodiscard]] __device__ __forceinline__ float capped(float x, int v) const {
+    if constexpr (adds_offsets) x += shared.offsets[v];
+    return soft_capped(x, call.params.logit_soft_cap);
+  }
+  /// What a log-sum-exp over the logits of vector `v` lacks (log2 units): a cap takes the offset
+  /// in.
+  [[nodiscard]] __device__ __forceinline__ float lse_offset(int v) const {
+    if constexpr (adds_offsets) return call.params.logit_soft_cap > 0 ? 0.0f : shared.offsets[v];
+    return 0.0f;
+  }
   [[nodiscard]] __device__ __forceinline__ int row_of(const Segment& s, int v) const {
     return row_of_vector(call, s, v);
   }

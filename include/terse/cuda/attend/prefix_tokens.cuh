@@ -62,6 +62,7 @@ struct PrefixTokens : ExactBlocks<Config> {
     float query[lane_channels];
     float values[lane_channels] = {};
     float base = -INFINITY, denominator = 0.0f;
+    float offset = 0.0f;  ///< of logits, so that they lack what those of other tokens do
   };
 
   __device__ void add_prefix(const Segment& s, int v, int steps) {
@@ -69,7 +70,7 @@ struct PrefixTokens : ExactBlocks<Config> {
     const std::int64_t position = std::int64_t{s.work.oldest} + row_of(s, v);
     const std::int64_t end = terse::detail::prefix_end(call.r);
     Sums sums;
-    load_query(s, v, steps, sums.query);
+    load_query(s, v, steps, sums);
     const int count = call.r.entry_count(sequence, s.list);
 #pragma unroll 1
     for (int e = 0; e < count && call.r.first_position(sequence, s.unit, e) < end; ++e) {
@@ -79,7 +80,7 @@ struct PrefixTokens : ExactBlocks<Config> {
       if ((mask.decoded & prefix) != 0) {
         const std::int32_t page = call.r.page(sequence, s.list, e);
         if (page >= 0 && page < call.r.shape.num_pages) {
-          add_tokens(sums, mask.decoded & prefix, call.r.block(sequence, s.unit, e));
+          add_tokens(s, sums, mask.decoded & prefix, call.r.block(sequence, s.unit, e));
         }
       }
       if ((mask.exact & prefix) != 0) {
@@ -97,7 +98,8 @@ struct PrefixTokens : ExactBlocks<Config> {
   }
 
   /// The query of a vector, turned by `steps`, in units of log2 and in the keys' basis.
-  __device__ void load_query(const Segment& s, int v, int steps, float (&x)[lane_channels]) const {
+  __device__ void load_query(const Segment& s, int v, int steps, Sums& sums) const {
+    float(&x)[lane_channels] = sums.query;
     const int row = row_of(s, v);
     const int head = head_of(s, v, row);
     // The warp's part of what read_sealed has used.
@@ -119,11 +121,18 @@ struct PrefixTokens : ExactBlocks<Config> {
       x[k] = c < width ? scratch[c] * call.scale : 0.0f;
     }
     __syncwarp();
-    turn_warp<K, width, true>(Side::key, x, scratch, lane.index);
+    const CodecContext context = this->context(Side::key, s.unit);
+    if constexpr (Base::adds_offsets) {
+      sums.offset =
+          query_offset_warp<K, width>(context, x, scratch, lane.index) - this->lse_offset(v);
+    }
+    turn_query_warp<K, width>(context, x, scratch, lane.index);
   }
 
-  __device__ void add_tokens(Sums& sums, std::uint64_t bits, const std::byte* block) const {
-    const CodecContext keys{Side::key, width}, values{Side::value, width};
+  __device__ void add_tokens(const Segment& s, Sums& sums, std::uint64_t bits,
+                             const std::byte* block) const {
+    const CodecContext keys = this->context(Side::key, s.unit);
+    const CodecContext values = this->context(Side::value, s.unit);
     const std::byte* key_block = block + call.r.shape.key_offset(0);
     const std::byte* value_block = block + call.r.shape.value_offset(0);
 #pragma unroll 1
@@ -159,6 +168,7 @@ struct PrefixTokens : ExactBlocks<Config> {
     }
 #pragma unroll
     for (int d = 1; d < 32; d *= 2) logit += __shfl_xor_sync(~0u, logit, d);
+    if constexpr (Base::adds_offsets) logit += sums.offset;
     if (call.params.logit_soft_cap > 0) logit = soft_capped(logit, call.params.logit_soft_cap);
     const float base = fmaxf(sums.base, logit);
     const float old_factor = exp2_approximate(sums.base - base);

@@ -9,6 +9,9 @@
 #include "terse/config.hpp"
 #include "terse/cuda/attend/kernel_context.cuh"
 #include "terse/cuda/warp/basis.cuh"
+#include "terse/cuda/warp/dense_turn.cuh"
+#include "terse/cuda/warp/prefetch.cuh"
+#include "terse/policy/calibration.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -33,6 +36,7 @@ struct QueryTile : KernelContext<Config> {
   using Base::warps;
   using Base::width;
   using typename Base::Policy;
+  using KeyCodec = typename Policy::key_codec;
 
   /// A warp's share of a tile's queries, lane l holding channels l, l + 32, ... as they lie in
   /// memory: nothing waits for them before store_queries.
@@ -79,8 +83,56 @@ struct QueryTile : KernelContext<Config> {
     }
   }
 
-  /// Turns, scales and stores the tile's queries as fp16 below 1, and sets `norm`.
-  __device__ __forceinline__ void store_queries(const RawQueries& raw) {
+  /// Brings the matrices that turn a segment's queries and results into the second-level cache.
+  __device__ __forceinline__ void prefetch_matrices(const Segment& s) const {
+    constexpr int bytes = width * width * static_cast<int>(sizeof(float));
+    if constexpr (HasDenseBasis<KeyCodec>) {
+      const CodecContext context = this->context(Side::key, s.unit);
+      const float* matrix = KeyCodec::dense_turn(context, Turn::query_to_basis).matrix;
+      if (matrix != nullptr) prefetch_together(matrix, bytes);
+    }
+    using ValueCodec = typename Policy::value_codec;
+    if constexpr (HasDenseBasis<ValueCodec> && Config::reads_values) {
+      const CodecContext context = this->context(Side::value, s.unit);
+      const float* matrix = ValueCodec::dense_turn(context, Turn::from_basis).matrix;
+      if (matrix != nullptr) prefetch_together(matrix, bytes);
+    }
+  }
+
+  /// Where store_queries finds queries that a matrix has turned, `[vector, width]`.
+  [[nodiscard]] __device__ __forceinline__ float* turned_queries() const {
+    static_assert(warps >= 2);
+    return shared.sums[1][0];
+  }
+  /// Turns a segment's queries by a matrix, if the codec has one here. By all threads, which have
+  /// met before and meet after where it has.
+  [[nodiscard]] __device__ __forceinline__ bool turn_by_matrix(const Segment& s,
+                                                               const CodecContext& context,
+                                                               const RawQueries& raw) const {
+    if constexpr (HasDenseBasis<KeyCodec>) {
+      const DenseTurn turn = KeyCodec::dense_turn(context, Turn::query_to_basis);
+      if (turn.matrix == nullptr) return false;
+#pragma unroll
+      for (int i = 0; i < own_vectors; ++i) {
+        const int v = warp + i * warps;
+        if (v >= vectors) break;
+#pragma unroll
+        for (int k = 0; k < lane_channels; ++k) {
+          const int c = lane.index + 32 * k;
+          if (c < width) shared.sums[0][v][c] = query_number(raw.bits[i][k]) * call.scale;
+        }
+      }
+      __syncthreads();
+      turn_apart<width>(turn.matrix, shared.sums[0][0], s.vectors, turned_queries());
+      return true;
+    }
+    return false;
+  }
+
+  /// Turns, scales and stores a segment's queries as fp16 below 1, and sets `norm`.
+  __device__ __forceinline__ void store_queries(const Segment& s, const RawQueries& raw) {
+    const CodecContext context = this->context(Side::key, s.unit);
+    const bool is_turned = turn_by_matrix(s, context, raw);
 #pragma unroll
     for (int i = 0; i < own_vectors; ++i) {
       const int v = warp + i * warps;
@@ -88,8 +140,20 @@ struct QueryTile : KernelContext<Config> {
       float peak = 0.0f, x[lane_channels];
 #pragma unroll
       for (int k = 0; k < lane_channels; ++k) x[k] = query_number(raw.bits[i][k]) * call.scale;
-      turn_warp<typename Policy::key_codec, width, true>(Side::key, x, shared.sums[warp][0],
-                                                         lane.index);
+      if constexpr (Base::adds_offsets) {
+        const float offset =
+            query_offset_warp<KeyCodec, width>(context, x, shared.sums[warp][0], lane.index);
+        if (lane.index == 0) shared.offsets[v] = offset;
+      }
+      if (is_turned) {
+#pragma unroll
+        for (int k = 0; k < lane_channels; ++k) {
+          const int c = lane.index + 32 * k;
+          x[k] = c < width && v < s.vectors ? turned_queries()[v * width + c] : 0.0f;
+        }
+      } else {
+        turn_warp<PlainBasis<KeyCodec>, width, true>(context, x, shared.sums[warp][0], lane.index);
+      }
 #pragma unroll
       for (int k = 0; k < lane_channels; ++k) peak = fmaxf(peak, fabsf(x[k]));
 #pragma unroll

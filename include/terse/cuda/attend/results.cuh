@@ -9,7 +9,9 @@
 #include "terse/config.hpp"
 #include "terse/cuda/attend/prefix_tokens.cuh"
 #include "terse/cuda/warp/basis.cuh"
+#include "terse/cuda/warp/dense_turn.cuh"
 #include "terse/cuda/warp/operands.cuh"
+#include "terse/policy/calibration.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -34,6 +36,7 @@ struct Results : PrefixTokens<Config> {
   using Base::warps;
   using Base::width;
   using typename Base::Policy;
+  using ValueCodec = typename Policy::value_codec;
   static constexpr int merge_batch = 18;  ///< partial results read at once
 
   /// Four channels of a vector, summed over warps or thread blocks.
@@ -85,8 +88,10 @@ struct Results : PrefixTokens<Config> {
       if (!arrives_last(call, s, &shared.is_last)) return;
     }
     __syncthreads();
+    const CodecContext context = this->context(Side::value, s.unit);
+    const float* turned = turn_results(context, s.vectors);
 #pragma unroll 1
-    for (int v = warp; v < s.vectors; v += warps) store(s, v);
+    for (int v = warp; v < s.vectors; v += warps) store(s, context, turned, v);
   }
 
  private:
@@ -162,6 +167,7 @@ struct Results : PrefixTokens<Config> {
     constexpr float log2e = 1.4426950408889634f, ln2 = 0.69314718055994531f;
     const int row = row_of(s, v);
     const int head = head_of(s, v, row);
+    if constexpr (Base::adds_offsets) x.base += this->lse_offset(v);
     if (call.params.sink_logits != nullptr) {
       const float sink = call.params.sink_logits[head] * log2e;
       const float high = fmaxf(x.base, sink);
@@ -180,16 +186,33 @@ struct Results : PrefixTokens<Config> {
     }
   }
 
-  /// Takes a vector out of the codec's basis and stores it, by one warp.
-  __device__ __forceinline__ void store(const Segment& s, int v) {
+  /// Takes the results out of the codec's basis by a matrix, to `[vector, width]`; null where it
+  /// has none here. By all threads, which have met before and meet after where it has.
+  [[nodiscard]] __device__ __forceinline__ const float* turn_results(const CodecContext& context,
+                                                                     int count) const {
+    if constexpr (HasDenseBasis<ValueCodec>) {
+      const DenseTurn turn = ValueCodec::dense_turn(context, Turn::from_basis);
+      if (turn.matrix == nullptr) return nullptr;
+      float* to = shared.sums[0][0];
+      turn_apart<width>(turn.matrix, shared.result[0], count, to);
+      return to;
+    }
+    return nullptr;
+  }
+
+  /// Takes a vector out of the codec's basis, if it is not `turned`, and stores it, by one warp.
+  __device__ __forceinline__ void store(const Segment& s, const CodecContext& context,
+                                        const float* turned, int v) {
     float x[lane_channels];
+    const float* from = turned == nullptr ? shared.result[v] : turned + v * width;
 #pragma unroll
     for (int k = 0; k < lane_channels; ++k) {
       const int c = lane.index + 32 * k;
-      x[k] = c < width ? shared.result[v][c] : 0.0f;
+      x[k] = c < width ? from[c] : 0.0f;
     }
-    turn_warp<typename Policy::value_codec, width, false>(Side::value, x, shared.result[v],
-                                                          lane.index);
+    if (turned == nullptr) {
+      turn_warp<PlainBasis<ValueCodec>, width, false>(context, x, shared.result[v], lane.index);
+    }
     const int row = row_of(s, v);
     const int head = head_of(s, v, row);
     const MutableHeadRows& out = call.output;

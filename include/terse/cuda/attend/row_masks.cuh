@@ -13,6 +13,7 @@
 #include "terse/cuda/attend/softmax.cuh"
 #include "terse/cuda/attend/work_division.cuh"
 #include "terse/cuda/warp/operands.cuh"
+#include "terse/policy/calibration.hpp"
 #include "terse/policy/evictor.hpp"
 
 namespace terse {
@@ -48,11 +49,13 @@ struct BlockLogits {
 };
 
 /// Logits after the soft cap, where there is one, and -inf for decoded tokens that a row does not
-/// read. `note`: shared memory.
+/// read. `note` and `offsets [vector]`, which logits lack if the codec takes them off, lie in
+/// shared memory.
 template <class Order, int Tiles, class Ref>
 [[nodiscard]] __device__ __noinline__ BlockLogits<Tiles> corrected(const AttendCall<Ref>& call,
                                                                    const Segment& s,
                                                                    const EntryNote& note,
+                                                                   const float* offsets,
                                                                    BlockLogits<Tiles> logits) {
   const Lane lane = this_lane();
   const float cap = call.params.logit_soft_cap;
@@ -61,6 +64,10 @@ template <class Order, int Tiles, class Ref>
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float base = logits.base[n][i];
+      float whole = base;
+      if constexpr (HasQueryOffset<typename Ref::policy::key_codec>) {
+        whole += offsets[8 * n + 2 * lane.t + i];
+      }
       const std::uint64_t mask =
           note.is_common() ? note.live
                            : vector_mask(call, s, 8 * n + 2 * lane.t + i, note.entry()).decoded;
@@ -69,7 +76,7 @@ template <class Order, int Tiles, class Ref>
 #pragma unroll
         for (int half = 0; half < 2; ++half) {
           float& x = logits.x[n][m][2 * half + i];
-          if (cap > 0) x = soft_capped(x + base, cap) - base;
+          if (cap > 0) x = soft_capped(x + whole, cap) - base;
           if ((mask >> Order::token(m, half, lane.g) & 1u) == 0) x = -INFINITY;
         }
       }

@@ -49,7 +49,7 @@ struct SealedBlocks : QueryTile<Config> {
         for (int i = 0; i < 4; ++i) logits.x[n][m][i] = x[n][m][i];
       }
     }
-    logits = corrected<Order>(call, s, note, logits);
+    logits = corrected<Order>(call, s, note, shared.offsets, logits);
 #pragma unroll
     for (int n = 0; n < tiles; ++n) {
 #pragma unroll

@@ -41,7 +41,8 @@ class DeviceBlocks {
   [[nodiscard]] const Status& status() const noexcept { return status_; }
 
   void begin_row(const Ref& r, int row, int sealed) noexcept {
-    if (call_.num_rows == Call::most_rows) settle();
+    if (call_.num_rows == Call::most_rows || needs_another_calibration(r)) settle();
+    if constexpr (uses_calibration<typename Ref::policy>) call_.r.calibration = r.calibration;
     row_ = {r.slot, row, 0, sealed, num_sources_, 0};
     changed_from_[call_.num_rows] = 0;
     is_open_ = true;
@@ -79,6 +80,15 @@ class DeviceBlocks {
   }
 
  private:
+  /// A launch encodes with one slot's calibration.
+  [[nodiscard]] bool needs_another_calibration(const Ref& r) const noexcept {
+    using Policy = typename Ref::policy;
+    if constexpr (uses_calibration<Policy> && !terse::detail::moves_exactly<Policy>) {
+      return call_.num_rows > 0 && (r.calibration.keys != call_.r.calibration.keys ||
+                                    r.calibration.values != call_.r.calibration.values);
+    }
+    return false;
+  }
   void add(const EntrySource& source) noexcept {
     sources_[num_sources_++] = source;
     ++row_.count;

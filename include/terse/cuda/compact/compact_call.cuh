@@ -33,7 +33,7 @@ template <class Ref>
 struct CompactCall {
   static constexpr int most_rows = 128;
 
-  Ref r;  // of slot 0
+  Ref r;  // of slot 0, with the calibration of all rows' slots where that is needed
   const EntrySource* sources;
   std::int32_t sequence;
   std::int32_t num_rows;

@@ -79,8 +79,8 @@ struct UnitRewrite {
   }
 
   template <class C>
-  __device__ void write_stream(Side side, std::size_t offset, std::byte* to) const {
-    const CodecContext context{side, side == Side::key ? r.shape.key_width : r.shape.value_width};
+  __device__ void write_stream(Side side, int stream, std::size_t offset, std::byte* to) const {
+    const CodecContext context = r.context(side, unit, stream);
     if constexpr (terse::detail::moves_exactly<Policy>) {
       copy_stream<C>(context, offset, tokens, shared, to + offset);
     } else {
@@ -106,10 +106,10 @@ struct UnitRewrite {
     }
     if (tokens.count > 0) {
       for (int s = 0; s < r.shape.unit.key_streams; ++s) {
-        write_stream<typename Policy::key_codec>(Side::key, r.shape.key_offset(s), to);
+        write_stream<typename Policy::key_codec>(Side::key, s, r.shape.key_offset(s), to);
       }
       for (int s = 0; s < r.shape.unit.value_streams; ++s) {
-        write_stream<typename Policy::value_codec>(Side::value, r.shape.value_offset(s), to);
+        write_stream<typename Policy::value_codec>(Side::value, s, r.shape.value_offset(s), to);
       }
     } else if (Ref::layout::paged) {
       clear_together(to, r.shape.unit_bytes);

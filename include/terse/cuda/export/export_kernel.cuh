@@ -94,7 +94,7 @@ struct UnitExport {
   template <Codec C>
   __device__ void write(const Reader& entry, Side side, int tokens) const {
     const bool is_key = side == Side::key;
-    const CodecContext context{side, is_key ? call.r.shape.key_width : call.r.shape.value_width};
+    const CodecContext context = call.r.context(side, unit, 0);
     const TokenTile tile{shared, export_stride(context.width), 0, tokens};
     const auto thread = static_cast<int>(threadIdx.x), threads = static_cast<int>(blockDim.x);
     // Neighbouring lanes have neighbours as they are stored: keys by token, values by channel.

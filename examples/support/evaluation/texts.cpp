@@ -1,4 +1,4 @@
-#include "texts.hpp"
+#include "evaluation/texts.hpp"
 
 #include <cstddef>
 #include <string_view>

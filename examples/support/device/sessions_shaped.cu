@@ -3,6 +3,6 @@
 
 namespace terse::examples {
 
-TERSE_EXAMPLE_LEVEL_SESSIONS
+TERSE_EXAMPLE_SHAPED_SESSIONS
 
 }  // namespace terse::examples

@@ -1,4 +1,4 @@
-#include "outputs.hpp"
+#include "report/output_file.hpp"
 
 #include <algorithm>
 #include <filesystem>
@@ -26,16 +26,15 @@ void check_writable(const std::string& path) {
 
 }  // namespace
 
-void check_outputs(const Settings& settings) {
+void check_output_files(const std::vector<std::string>& inputs,
+                        const std::vector<std::string>& outputs) {
   std::error_code ignored;
   const auto resolved = [&](const std::string& path) {
     return fs::weakly_canonical(path, ignored);
   };
-  std::vector<fs::path> taken = {resolved(settings.model_path), resolved(settings.haystack_path),
-                                 resolved(settings.calibration_path)};
-  for (const std::string& path : settings.text_paths) taken.push_back(resolved(path));
-  for (const std::string& path :
-       {settings.csv_path, settings.markdown_path, settings.svg_path, settings.json_path}) {
+  std::vector<fs::path> taken;
+  for (const std::string& path : inputs) taken.push_back(resolved(path));
+  for (const std::string& path : outputs) {
     if (path.empty()) continue;
     check_writable(path);
     // Devices, such as /dev/null, may be named twice.

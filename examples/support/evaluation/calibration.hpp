@@ -1,0 +1,31 @@
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <span>
+#include <string>
+
+#include "terse/cache/calibration.hpp"
+
+#include "model/llama.hpp"
+
+namespace terse::examples {
+
+/// Names a model's file: the beginning of its SHA-256.
+[[nodiscard]] std::uint64_t fingerprint_of_model(const std::string& path);
+
+/// Calibrates a model on a text, which is run in windows that its context allows. The windows are
+/// shared among `threads` threads; the result does not depend on their number. `progress` is
+/// called, from any of them, with the tokens of each finished window.
+[[nodiscard]] Calibration calibrate(const LlamaModel& model, std::uint64_t model_fingerprint,
+                                    std::span<const std::int32_t> tokens, int threads = 1,
+                                    const std::function<void(int)>& progress = {});
+
+/// Reads a calibration of that model; throws InputError where it is none.
+[[nodiscard]] Calibration load_calibration(const std::string& path, const LlamaModel& model,
+                                           std::uint64_t model_fingerprint);
+
+/// The bytes of its file.
+[[nodiscard]] std::string file_of(const Calibration& calibration);
+
+}  // namespace terse::examples

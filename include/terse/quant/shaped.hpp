@@ -1,0 +1,228 @@
+/// Error-shaped grid: the codes of a vector are chosen so that its error falls where queries do not
+/// look (keys) or where the output projection does not (values). What is stored and how it decodes
+/// is a plain grid of 2^bits levels with one fp16 factor per token: bits + 16/width bits per
+/// element.
+///
+/// A vector less its mean is turned to a basis (rotated, partly whitened) and divided by its root
+/// mean square. Channels are rounded one after another, the last first; each takes on the weighted
+/// errors of those before it. That is successive cancellation as in GPTQ (arXiv 2210.17323, section
+/// 3) and LDLQ (QuIP, arXiv 2307.13304, section 3), there for weights. The factor is then the one
+/// that leaves the vector's length, in the metric that counts, unbiased.
+///
+/// Without calibration the basis is HadamardBasis, nothing is shaped, and the factor keeps the
+/// vector's norm.
+#pragma once
+
+#include <cstddef>
+
+#include "terse/config.hpp"
+#include "terse/core/math.hpp"
+#include "terse/core/multiply_add.hpp"
+#include "terse/core/scalar.hpp"
+#include "terse/policy/calibration.hpp"
+#include "terse/policy/codec.hpp"
+#include "terse/policy/tail.hpp"
+#include "terse/quant/affine_group.hpp"
+#include "terse/quant/codes.hpp"
+#include "terse/quant/hadamard.hpp"
+
+namespace terse {
+inline namespace TERSE_FLAGS_NAMESPACE {
+
+struct ShapedGridSpec {
+  int bits = 2;
+};
+
+/// The codec.
+template <ShapedGridSpec S>
+struct ShapedGrid {
+  static_assert(S.bits >= 2 && S.bits <= 4, "terse::ShapedGrid: bits must be 2, 3 or 4.");
+
+  static constexpr bool uses_calibration = true;
+  static constexpr Granularity granularity = Granularity::per_token;
+  /// Widest stream: encoding keeps a vector's numbers in arrays of this many.
+  static constexpr int max_width = 256;
+
+ private:
+  using Grid = AffineGroup<AffineSpec{.bits = S.bits, .rule = ScaleRule::least_squares}>;
+
+ public:
+  static constexpr AffineFormat affine_format = Grid::affine_format;
+
+  /// Distance of levels, in standard deviations: the best uniform grid for normal numbers.
+  static constexpr float step = S.bits == 2 ? 0.9957f : S.bits == 3 ? 0.5860f : 0.3352f;
+
+  [[nodiscard]] static Status supports(Side, int width) noexcept {
+    if (width > max_width) {
+      return error(StatusCode::unsupported, "terse::ShapedGrid: width is limited to 256", width);
+    }
+    return {};
+  }
+
+  TERSE_HOST_DEVICE static constexpr Record record(Side side, int width) noexcept {
+    return Grid::record(side, width);
+  }
+  TERSE_HOST_DEVICE static float decode(const CodecContext& context, const std::byte* block,
+                                        int token, int channel) noexcept {
+    return Grid::decode(context, block, token, channel);
+  }
+  TERSE_HOST_DEVICE static void copy_token(const CodecContext& context, const std::byte* from,
+                                           int from_token, std::byte* to, int to_token) noexcept {
+    Grid::copy_token(context, from, from_token, to, to_token);
+  }
+
+  using UncalibratedBasis = HadamardBasis<max_width>;
+
+  /// How vectors are turned with a calibration.
+  TERSE_HOST_DEVICE static DenseTurn dense_turn(const CodecContext& context, Turn turn) noexcept {
+    const float* parts = context.calibration;
+    if (parts == nullptr) return {};
+    const CalibrationLayout at{context.width};
+    DenseTurn result;
+    result.matrix = parts + (turn == Turn::to_basis ? at.to_basis() : at.from_basis());
+    if (turn == Turn::to_basis) result.subtracted = parts + at.mean();
+    if (turn == Turn::from_basis && context.side == Side::key) {
+      result.added = parts + at.mean();
+      result.multiplies_rows = true;
+    }
+    return result;
+  }
+  TERSE_HOST_DEVICE static void to_basis(const CodecContext& context, float* x) noexcept {
+    turn(context, Turn::to_basis, x);
+  }
+  TERSE_HOST_DEVICE static void from_basis(const CodecContext& context, float* x) noexcept {
+    turn(context, Turn::from_basis, x);
+  }
+  /// Queries, so that their products with stored keys are those with keys less their mean.
+  TERSE_HOST_DEVICE static void query_to_basis(const CodecContext& context, float* x) noexcept {
+    turn(context, Turn::query_to_basis, x);
+  }
+  /// Product of a query with the keys' mean.
+  TERSE_HOST_DEVICE static float query_offset(const CodecContext& context,
+                                              const float* x) noexcept {
+    if (context.calibration == nullptr) return 0.0f;
+    return sum_of_products(x, context.calibration + CalibrationLayout{context.width}.mean(),
+                           context.width);
+  }
+
+  TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
+                                             std::byte* block) noexcept {
+    const int width = context.width;
+    const Size size = size_of(sum_of_products(x, x, width), width);
+    float u[max_width], levels[max_width];
+    for (int c = 0; c < width; ++c) u[c] = rounded_product(x[c], size.inverse);
+    const float gain = context.calibration == nullptr ? round_plainly(u, width, levels)
+                                                      : round_shaped(context, u, levels);
+    for (int c = 0; c < width; ++c) {
+      store_code<S.bits>(block, code_place<S.bits>(context.side, width, token, c),
+                         static_cast<unsigned>(levels[c] + affine_format.centre));
+    }
+    store_factor(context, token, gain, size, block);
+  }
+
+  // --- the steps of encoding, which kernels take with threads that share a vector -------------
+
+  /// Root mean square of a vector, and 1 over it; 0 and 0 of zeros.
+  struct Size {
+    float rms, inverse;
+  };
+  TERSE_HOST_DEVICE static Size size_of(float energy, int width) noexcept {
+    const float rms = rounded_root(rounded_quotient(energy, static_cast<float>(width)));
+    return {rms, rms == 0.0f ? 0.0f : rounded_quotient(1.0f, rms)};
+  }
+  /// The level of the grid nearest to `u`, in steps: a code less the centre.
+  TERSE_HOST_DEVICE static float level_of(float u) noexcept {
+    const float shifted = fused_multiply_add(u, 1.0f / step, affine_format.centre);
+    const float top = static_cast<float>(Grid::top_code);
+    return whole_half_even(smaller(larger(shifted, 0.0f), top)) - affine_format.centre;
+  }
+  /// The gain that keeps the norm, of sums of squares of a vector and of its levels.
+  TERSE_HOST_DEVICE static float norm_gain(float energy, float level_energy) noexcept {
+    return rounded_quotient(rounded_root(energy),
+                            rounded_product(step, rounded_root(level_energy)));
+  }
+  /// The gain that is unbiased, of products of a vector, as it counts, with itself and with what is
+  /// stored of it, which may be nearly at a right angle to it.
+  TERSE_HOST_DEVICE static float unbiased_gain(float length, float along) noexcept {
+    if (!(along > 0.0f && is_finite(along) && is_finite(length))) return 1.0f;
+    return clamp(rounded_quotient(length, along), 0.5f, 2.0f);
+  }
+  TERSE_HOST_DEVICE static void store_factor(const CodecContext& context, int token, float gain,
+                                             const Size& size, std::byte* block) noexcept {
+    detail::store_half(block + Grid::scales_offset(context.side, context.width), token,
+                       to_f16_saturating(rounded_product(rounded_product(gain, step), size.rms)));
+  }
+
+ private:
+  TERSE_HOST_DEVICE static void turn(const CodecContext& context, Turn kind, float* x) noexcept {
+    const DenseTurn by = dense_turn(context, kind);
+    if (by.matrix == nullptr) return UncalibratedBasis::to_basis(context, x);  // its own inverse
+    const int width = context.width;
+    float turned[max_width] = {};
+    if (by.multiplies_rows) {
+      for (int c = 0; c < width; ++c) {
+        turned[c] = by.added[c] + sum_of_products(x, by.matrix + std::ptrdiff_t{c} * width, width);
+      }
+    } else {
+      for (int c = 0; c < width && by.subtracted != nullptr; ++c) x[c] -= by.subtracted[c];
+      add_rows(x, by.matrix, width, width, turned);
+    }
+    for (int c = 0; c < width; ++c) x[c] = turned[c];
+  }
+
+  /// Each number to its nearest level. Returns the factor that keeps the norm.
+  TERSE_HOST_DEVICE static float round_plainly(const float* u, int width, float* levels) noexcept {
+    for (int c = 0; c < width; ++c) levels[c] = level_of(u[c]);
+    return norm_gain(sum_of_products(u, u, width), sum_of_products(levels, levels, width));
+  }
+
+  /// Successive cancellation. Returns the unbiased factor.
+  TERSE_HOST_DEVICE static float round_shaped(const CodecContext& context, const float* u,
+                                              float* levels) noexcept {
+    const int width = context.width;
+    const CalibrationLayout at{width};
+    const float* weight = context.calibration + at.weight();
+    float passed[max_width] = {};  // sum over i > j of feedback[i][j] * error[i]
+    float seen[max_width];         // the vector as it counts: u[j] + sum of feedback[i][j] * u[i]
+    float kept[max_width];         // the same of what is stored
+    for (int c = 0; c < width; ++c) seen[c] = u[c];
+    for (int j = width - 1; j >= 0; --j) {
+      const float target = u[j] + passed[j];
+      levels[j] = level_of(target);
+      const float value = rounded_product(levels[j], step);
+      kept[j] = seen[j] - (target - value);
+      const float* row = context.calibration + at.feedback() + std::ptrdiff_t{j} * width;
+      add_scaled(u[j] - value, row, j, passed);
+      add_scaled(u[j], row, j, seen);
+    }
+    float weighted[max_width];
+    for (int c = 0; c < width; ++c) weighted[c] = rounded_product(seen[c], weight[c]);
+    return unbiased_gain(sum_of_products(weighted, seen, width),
+                         sum_of_products(weighted, kept, width));
+  }
+};
+
+struct ShapedSpec {
+  int key_bits = 2;
+  int value_bits = 2;
+  /// The newest tokens exact, and the first four, which most queries look at (docs/quality.md).
+  TailSpec tail{.min_tokens = 64, .sink_tokens = 4};
+};
+
+/// The policy: keys and values on shaped grids, and a tail. PolicyConfig::calibration is that of
+/// the model (Calibration).
+template <ShapedSpec S>
+struct Shaped {
+  using key_codec = ShapedGrid<ShapedGridSpec{.bits = S.key_bits}>;
+  using value_codec = ShapedGrid<ShapedGridSpec{.bits = S.value_bits}>;
+  static constexpr TailSpec tail = S.tail;
+};
+
+using Shaped2 = Shaped<ShapedSpec{.key_bits = 2, .value_bits = 2}>;
+using Shaped3 = Shaped<ShapedSpec{.key_bits = 3, .value_bits = 3}>;
+using Shaped4 = Shaped<ShapedSpec{.key_bits = 4, .value_bits = 4}>;
+using Shaped3K2V = Shaped<ShapedSpec{.key_bits = 3, .value_bits = 2}>;
+static_assert(Shaped2::key_codec::record(Side::key, 64).bytes * 8 == 64 * 64 * 2 + 64 * 16);
+
+}  // namespace TERSE_FLAGS_NAMESPACE
+}  // namespace terse
