@@ -14,7 +14,8 @@
 #   CXX               the compiler                    (default: the first that is new enough)
 #
 # demo leaves its results in the folder demo of the build tree, as results.csv, .markdown, .svg and
-# .json, unless its arguments name other files, and the model's calibration, smollm2.calibration. Where CI is set, warnings are errors.
+# .json, unless its arguments name other files, and the model's calibration, smollm2.calibration.
+# Where CI is set, warnings are errors.
 set -euo pipefail
 
 TERSE_ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

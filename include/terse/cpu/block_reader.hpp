@@ -41,11 +41,35 @@ inline void decode_exact_keys(const CodecContext& context, const std::byte* bloc
   }
 }
 
-/// Generic: any codec, through `decode`.
+/// Decodes a block of a table's levels to fp32, keys `[channel, 64]`, values `[64, channel]`.
+template <LevelCodec C>
+void decode_levels(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                   float* out) noexcept {
+  using Format = typename C::level_format;
+  float levels[16] = {};
+  for (unsigned code = 0; code < 1u << Format::bits; ++code) levels[code] = Format::level(code);
+  const int group = C::group_channels(context.width);
+  for (int begin = 0; begin < context.width; begin += group) {
+    float scales[block_tokens];
+    for (int t = 0; t < block_tokens; ++t) scales[t] = C::scale_of(context, block, t, begin);
+    const int end = begin + group < context.width ? begin + group : context.width;
+    table.decode_levels(Format::bits, context.side, context.width, block, levels, scales, begin,
+                        end, out);
+  }
+}
+
+/// Any codec, decoded to fp32 and multiplied as a matrix: levels of a table by vectors, others
+/// through `decode`.
 template <class C>
 struct BlockReader {
-  static constexpr bool specialized = false;
-  static constexpr const char* name = "generic_decode";
+  static constexpr bool specialized = LevelCodec<C>;
+  static constexpr const char* name = [] {
+    if constexpr (LevelCodec<C>) {
+      return C::bits == 2 ? "levels_2_bit" : C::bits == 3 ? "levels_3_bit" : "levels_4_bit";
+    } else {
+      return "generic_decode";
+    }
+  }();
 
   /// Whether `scores` (`values`) of so many vectors decodes blocks into its scratch.
   [[nodiscard]] static constexpr bool decodes_keys(int) noexcept { return true; }
@@ -56,9 +80,13 @@ struct BlockReader {
   }
   static void prepare(const KernelTable&, const float*, int, int, std::byte*) noexcept {}
 
-  static void decode(const KernelTable&, const CodecContext& context, const std::byte* block,
-                     float* out) noexcept {
-    decode_elements<C>(context, block, out);
+  static void decode([[maybe_unused]] const KernelTable& table, const CodecContext& context,
+                     const std::byte* block, float* out) noexcept {
+    if constexpr (LevelCodec<C>) {
+      decode_levels<C>(table, context, block, out);
+    } else {
+      decode_elements<C>(context, block, out);
+    }
   }
   static void scores(const KernelTable& table, const CodecContext& context, const std::byte* block,
                      const float* queries, const std::byte*, int rows, float* out, float* scratch,
@@ -172,53 +200,6 @@ struct BlockReader<C> {
       decode(table, context, block, scratch);
       table.values_f32(probabilities, rows, context.width, scratch, block_tokens, accumulators);
     }
-  }
-};
-
-/// Levels of a table, decoded to fp32 and multiplied as a matrix.
-template <LevelCodec C>
-struct BlockReader<C> {
-  using Format = typename C::level_format;
-
-  static constexpr bool specialized = true;
-  static constexpr const char* name = Format::bits == 2   ? "levels_2_bit"
-                                      : Format::bits == 3 ? "levels_3_bit"
-                                                          : "levels_4_bit";
-
-  [[nodiscard]] static constexpr bool decodes_keys(int) noexcept { return true; }
-  [[nodiscard]] static constexpr bool decodes_values(int) noexcept { return true; }
-
-  [[nodiscard]] static std::size_t prepared_bytes(const KernelTable&, int, int) noexcept {
-    return 0;
-  }
-  static void prepare(const KernelTable&, const float*, int, int, std::byte*) noexcept {}
-
-  static void decode(const KernelTable& table, const CodecContext& context, const std::byte* block,
-                     float* out) noexcept {
-    float levels[16] = {};
-    for (unsigned code = 0; code < 1u << Format::bits; ++code) levels[code] = Format::level(code);
-    const int group = C::group_channels(context.width);
-    for (int begin = 0; begin < context.width; begin += group) {
-      float scales[block_tokens];
-      for (int t = 0; t < block_tokens; ++t) {
-        scales[t] = C::scale_of(context, block, t, begin);
-      }
-      const int end = begin + group < context.width ? begin + group : context.width;
-      table.decode_levels(Format::bits, context.side, context.width, block, levels, scales, begin,
-                          end, out);
-    }
-  }
-  static void scores(const KernelTable& table, const CodecContext& context, const std::byte* block,
-                     const float* queries, const std::byte*, int rows, float* out, float* scratch,
-                     const std::byte*) noexcept {
-    decode(table, context, block, scratch);
-    table.scores_f32(queries, rows, context.width, scratch, block_tokens, out);
-  }
-  static void values(const KernelTable& table, const CodecContext& context, const std::byte* block,
-                     const float* probabilities, int rows, float* accumulators, float* scratch,
-                     const std::byte*) noexcept {
-    decode(table, context, block, scratch);
-    table.values_f32(probabilities, rows, context.width, scratch, block_tokens, accumulators);
   }
 };
 

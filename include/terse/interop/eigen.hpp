@@ -60,12 +60,12 @@ struct CalibrationSpec {
 };
 
 /// Calibration of one stream, for Calibration::make: `out [CalibrationLayout{channels}.floats()]`,
-/// from_basis excepted.
+/// from_basis excepted. Errors: invalid_argument (no vectors, a metric of another size or not
+/// positive definite, a number that is none).
 ///
 /// \param stored of the stream's vectors: keys after RoPE, or values
 /// \param metric `[channel, channel]`, in which errors count: for keys the sum of q q^T over the
-///   queries of the KV head after RoPE, for values the sum over its query heads of W_o^T W_o.
-///   Errors: invalid_argument (no vectors, a metric of another size or not positive definite).
+///   queries of the KV head after RoPE, for values the sum over its query heads of W_o^T W_o
 [[nodiscard]] inline Status calibrate_stream(Side side, const VectorMoments& stored,
                                              const Eigen::MatrixXd& metric,
                                              const CalibrationSpec& spec, float* out) {

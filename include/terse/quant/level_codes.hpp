@@ -19,8 +19,7 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 /// A codec of the levels and scales of `Format`:
 ///
 ///   static constexpr int bits;                       // of a code: 2, 3 or 4
-///   static constexpr int group;                      // channels that share a scale, a multiple
-// of 8; 0: all
+///   static constexpr int group;                      // channels a scale: 0 (all), or times of 8
 ///   using Scale;                                     // as stored; zero bytes mean 0
 ///   static constexpr float level(unsigned code);
 ///   static constexpr float scale_value(Scale);       // what a level is multiplied by
