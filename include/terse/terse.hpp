@@ -17,6 +17,8 @@
 #include "terse/quant/int4_rotated.hpp"
 #include "terse/quant/int8.hpp"
 #include "terse/quant/kivi.hpp"
+#include "terse/quant/kvarn.hpp"
+#include "terse/quant/kvquant.hpp"
 #include "terse/quant/nvfp4.hpp"
 #include "terse/quant/q4_0.hpp"
 #include "terse/quant/q8_0.hpp"

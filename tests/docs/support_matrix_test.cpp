@@ -174,19 +174,33 @@ TEST_CASE("the support matrix of docs/policies.md is that of the types") {
                matrix_row<Q4_0>("Q4_0"), matrix_row<TurboQuant4>("TurboQuant4"),
                matrix_row<TurboQuant3>("TurboQuant3"), matrix_row<TurboQuant2>("TurboQuant2"),
                matrix_row<NvFp4>("NvFp4"), matrix_row<Kivi4>("Kivi4"), matrix_row<Kivi3>("Kivi3"),
-               matrix_row<Kivi2>("Kivi2"), matrix_row<Shaped3K2V>("Shaped3K2V")});
+               matrix_row<Kivi2>("Kivi2"), matrix_row<KVarN4K2V>("KVarN4K2V"),
+               matrix_row<KVQuant3>("KVQuant3"), matrix_row<Shaped3K2V>("Shaped3K2V")});
 }
 
 TEST_CASE("the codec table of docs/policies.md is that of the types") {
-  check_table(
-      "policies.md", "codec-table",
-      {codec_row<Identity>("Identity"), codec_row<Fp8>("Fp8"), codec_row<Int8>("Int8"),
-       codec_row<Q8_0>("Q8_0"), codec_row<Int4Rotated>("Int4Rotated"), codec_row<Q4_0>("Q4_0"),
-       codec_row<TurboQuant4>("TurboQuant4"), codec_row<TurboQuant3>("TurboQuant3"),
-       codec_row<TurboQuant2>("TurboQuant2"), codec_row<NvFp4>("NvFp4"), codec_row<Kivi4>("Kivi4"),
-       codec_row<Kivi3>("Kivi3"), codec_row<Kivi2>("Kivi2"), codec_row<Shaped4>("Shaped4"),
-       codec_row<Shaped3>("Shaped3"), codec_row<Shaped3K2V>("Shaped3K2V"),
-       codec_row<Shaped2>("Shaped2")});
+  check_table("policies.md", "codec-table",
+              {codec_row<Identity>("Identity"),
+               codec_row<Fp8>("Fp8"),
+               codec_row<Int8>("Int8"),
+               codec_row<Q8_0>("Q8_0"),
+               codec_row<Int4Rotated>("Int4Rotated"),
+               codec_row<Q4_0>("Q4_0"),
+               codec_row<TurboQuant4>("TurboQuant4"),
+               codec_row<TurboQuant3>("TurboQuant3"),
+               codec_row<TurboQuant2>("TurboQuant2"),
+               codec_row<NvFp4>("NvFp4"),
+               codec_row<Kivi4>("Kivi4"),
+               codec_row<Kivi3>("Kivi3"),
+               codec_row<Kivi2>("Kivi2"),
+               codec_row<KVarN4K2V>("KVarN4K2V"),
+               codec_row<KVarN2>("KVarN2"),
+               codec_row<KVQuant3>("KVQuant3"),
+               codec_row<KVQuant2>("KVQuant2"),
+               codec_row<Shaped4>("Shaped4"),
+               codec_row<Shaped3>("Shaped3"),
+               codec_row<Shaped3K2V>("Shaped3K2V"),
+               codec_row<Shaped2>("Shaped2")});
 }
 
 TEST_CASE("the evictor table of docs/policies.md is that of the types") {

@@ -50,4 +50,8 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, NvFp4)       \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant4) \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant3) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant2)
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant2) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN4K2V)   \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN2)      \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant3)    \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant2)

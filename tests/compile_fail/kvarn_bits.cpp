@@ -1,0 +1,8 @@
+// expect: terse::DualAxisGrid: bits must be 2, 3 or 4.
+#include "terse/quant/kvarn.hpp"
+
+#ifdef TERSE_EXPECT_FAIL
+template struct terse::DualAxisGrid<terse::DualAxisSpec{.bits = 8}>;
+#else
+template struct terse::DualAxisGrid<terse::DualAxisSpec{.bits = 3}>;
+#endif
