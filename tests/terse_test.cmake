@@ -30,7 +30,7 @@ target_include_directories(terse_test_main PUBLIC "${PROJECT_SOURCE_DIR}/tests"
 target_compile_definitions(terse_test_main
                            PUBLIC TERSE_TEST_DATA_DIR="${PROJECT_SOURCE_DIR}/tests/data")
 
-set(terse_sanitized_folders cache cpu evict layout quant)
+set(terse_sanitized_folders cache check cpu evict layout quant)
 set_property(GLOBAL PROPERTY TERSE_TEST_SOURCES "")
 set_property(GLOBAL PROPERTY TERSE_TEST_LABELS "")
 

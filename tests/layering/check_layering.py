@@ -3,9 +3,9 @@
     check_layering.py INCLUDE_DIR     the folder that holds terse/
     check_layering.py --self-test SAMPLE_DIR
 
-core <- layout, policy <- quant | evict | lowrank <- cache <- cpu, cuda, interop, testing. An arrow
-means "may be included by"; a folder may include itself and everything before it, but not its
-neighbours between the same arrows. A .hpp never includes CUDA, CUB or another .cuh; Eigen is for
+core <- layout, policy <- quant | evict | lowrank <- cache <- cpu, cuda, interop, testing, and cpu <-
+check. An arrow means "may be included by"; a folder may include itself and everything before it, but
+not its neighbours between the same arrows. A .hpp never includes CUDA, CUB or another .cuh; Eigen is for
 interop/eigen.hpp alone. In a sample, each line that must be reported ends in `// wrong`.
 """
 
@@ -27,6 +27,7 @@ MAY_INCLUDE = {
     "lowrank": CONTRACT,
     "cache": CONTRACT | METHODS,
     "cpu": WHOLE,
+    "check": WHOLE | {"cpu"},
     "cuda": WHOLE,
     "interop": WHOLE,
     "testing": WHOLE,
@@ -34,7 +35,7 @@ MAY_INCLUDE = {
 # Files directly in terse/ that every folder may include.
 ROOT_FILES = {"config.hpp", "version.hpp"}
 # What terse.hpp leaves to those who ask for it.
-NOT_IN_UMBRELLA = {"cuda", "interop", "testing"}
+NOT_IN_UMBRELLA = {"check", "cuda", "interop", "testing"}
 
 INCLUDE = re.compile(r'\s*#\s*include\s*([<"])([^>"]+)[>"]')
 CUDA = re.compile(r"(cuda|cub|thrust|nv|cooperative_groups|cutlass|cute)/|"

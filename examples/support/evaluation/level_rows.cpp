@@ -1,29 +1,31 @@
+#include "evaluation/check_builder.hpp"
 #include "evaluation/policy_families.hpp"
-#include "evaluation/row_builder.hpp"
 
 namespace terse::examples {
 
 void add_level_rows(std::vector<PolicyRow>* rows) {
-  const auto add = [&](const char* name, const char* description, Family family, auto make) {
+  const auto add = [&](const char* name, const char* description, Family family,
+                       const RowMakers& make) {
     rows->push_back({.name = name,
                      .description = description,
                      .family = family,
                      .on_device = false,
-                     .make_session = make});
+                     .make_session = make.session,
+                     .make_check = make.check});
   };
   add("nvfp4", "NVFP4: E2M1 elements, an E4M3 scale per 16 channels", Family::four_bit,
-      session_of<NvFp4>());
+      quantised<NvFp4>());
   add("turboquant-4", "TurboQuant, 4 bits, one factor per token and head", Family::four_bit,
-      session_of<TurboQuant4>());
-  add("turboquant-3", "TurboQuant, 3 bits", Family::four_bit, session_of<TurboQuant3>());
-  add("turboquant-2", "TurboQuant, 2 bits", Family::two_bit, session_of<TurboQuant2>());
+      quantised<TurboQuant4>());
+  add("turboquant-3", "TurboQuant, 3 bits", Family::four_bit, quantised<TurboQuant3>());
+  add("turboquant-2", "TurboQuant, 2 bits", Family::two_bit, quantised<TurboQuant2>());
   const TailSpec window{.min_tokens = 1, .granule_tokens = 128, .sink_tokens = 4};
   add("turboquant-4-tail", "TurboQuant, 4 bits, residual 128, and the first four tokens exact",
-      Family::four_bit, session_of<TurboQuant4>(window));
+      Family::four_bit, quantised<TurboQuant4>(window));
   add("turboquant-3-tail", "TurboQuant, 3 bits, residual 128, and the first four tokens exact",
-      Family::four_bit, session_of<TurboQuant3>(window));
+      Family::four_bit, quantised<TurboQuant3>(window));
   add("turboquant-2-tail", "TurboQuant, 2 bits, residual 128, and the first four tokens exact",
-      Family::two_bit, session_of<TurboQuant2>(window));
+      Family::two_bit, quantised<TurboQuant2>(window));
 }
 
 }  // namespace terse::examples

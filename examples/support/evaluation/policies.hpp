@@ -21,8 +21,12 @@ struct FactorRequest {
   friend auto operator<=>(const FactorRequest&, const FactorRequest&) = default;
 };
 
+class PolicyCheck;
+
 /// Makes sessions of one row, on either processor.
 using SessionMaker = std::function<std::unique_ptr<Session>(const SessionConfig&)>;
+/// Makes checks of one row: of all layers of the model, over `max_tokens` tokens, on the host.
+using CheckMaker = std::function<std::unique_ptr<PolicyCheck>(const SessionConfig&)>;
 
 /// A named row of the table.
 struct PolicyRow {
@@ -34,6 +38,7 @@ struct PolicyRow {
   bool on_device = true;    ///< programs compile its kernels for a device too
   bool calibrated = false;  ///< its sessions are given a calibration
   SessionMaker make_session;
+  CheckMaker make_check{};  ///< empty for policies that evict or project
 };
 
 /// Every row, in the order of the table.

@@ -1,30 +1,31 @@
+#include "evaluation/check_builder.hpp"
 #include "evaluation/policy_families.hpp"
-#include "evaluation/row_builder.hpp"
 
 namespace terse::examples {
 
 void add_shaped_rows(std::vector<PolicyRow>* rows) {
   const auto add = [&](const char* name, const char* description, Family family, bool in_default,
-                       bool calibrated, auto make) {
+                       bool calibrated, const RowMakers& make) {
     rows->push_back({.name = name,
                      .description = description,
                      .family = family,
                      .in_default = in_default,
                      .calibrated = calibrated,
-                     .make_session = make});
+                     .make_session = make.session,
+                     .make_check = make.check});
   };
   add("shaped-4", "error-shaped grid, 4 bits, the newest 64 to 127 tokens and 4 sinks exact",
-      Family::four_bit, true, true, session_of<Shaped4>());
+      Family::four_bit, true, true, quantised<Shaped4>());
   add("shaped-4-no-tail", "the same with every token decoded", Family::four_bit, false, true,
-      session_of<Shaped4>(TailSpec{}));
+      quantised<Shaped4>(TailSpec{}));
   add("shaped-3", "error-shaped grid, 3 bits, tail and sinks as shaped-4", Family::four_bit, false,
-      true, session_of<Shaped3>());
+      true, quantised<Shaped3>());
   add("shaped-3k-2v", "error-shaped grid, 3 bits for keys, 2 for values", Family::two_bit, false,
-      true, session_of<Shaped3K2V>());
+      true, quantised<Shaped3K2V>());
   add("shaped-2", "error-shaped grid, 2 bits, tail and sinks as shaped-4", Family::two_bit, true,
-      true, session_of<Shaped2>());
+      true, quantised<Shaped2>());
   add("shaped-2-uncalibrated", "the same grid rotated only, without calibration", Family::two_bit,
-      false, false, session_of<Shaped2>());
+      false, false, quantised<Shaped2>());
 }
 
 }  // namespace terse::examples

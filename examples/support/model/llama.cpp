@@ -222,6 +222,13 @@ int LlamaModel::rows(std::size_t values, int width) const {
   return static_cast<int>(values / size(width));
 }
 
+void LlamaModel::set_key_bias(int layer, std::vector<float> bias) {
+  if (bias.size() != size(config_.kv_heads) * size(config_.head_dim)) {
+    throw std::invalid_argument("LlamaModel: a bias of another size than the keys");
+  }
+  layers_[checked(layer)].b_k = std::move(bias);
+}
+
 void LlamaModel::multiply(const float* x, int rows, const float* w, int in, int out,
                           float* y) const {
   if (products_ != nullptr) {
@@ -287,6 +294,11 @@ Qkv LlamaModel::qkv(int layer, std::span<const float> normed, int first_position
   result.q = product(normed, weights.w_q, config_.hidden, q_channels);
   result.k = product(normed, weights.w_k, config_.hidden, kv_channels);
   result.v = product(normed, weights.w_v, config_.hidden, kv_channels);
+  if (!weights.b_k.empty()) {
+    for (std::size_t i = 0; i < result.k.size(); ++i) {
+      result.k[i] += weights.b_k[i % size(kv_channels)];
+    }
+  }
   if (query_rope == Rope::applied) {
     apply_rope(result.q, config_.query_heads, first_position);
   }

@@ -38,6 +38,7 @@ struct LlamaLayer {
   std::vector<float> attention_norm;  ///< [hidden]
   std::vector<float> w_q;             ///< [query_heads * head_dim, hidden]
   std::vector<float> w_k;             ///< [kv_heads * head_dim, hidden]
+  std::vector<float> b_k;             ///< [kv_heads * head_dim], or empty: none
   std::vector<float> w_v;             ///< [kv_heads * head_dim, hidden]
   std::vector<float> w_o;             ///< [hidden, query_heads * head_dim]
   std::vector<float> ffn_norm;        ///< [hidden]
@@ -83,6 +84,9 @@ class LlamaModel {
   void use_pool(ThreadPool& pool) { pool_ = &pool; }
   /// Multiplies by `products` from now on, which must live as long as the model computes.
   void use_products(MatrixProducts& products) { products_ = &products; }
+  /// Adds `bias` [kv_heads * head_dim] to the keys of a layer before RoPE, instead of any there
+  /// was. Files of this architecture have none; other models do.
+  void set_key_bias(int layer, std::vector<float> bias);
   /// y = x w^T, as matmul.
   void multiply(const float* x, int rows, const float* w, int in, int out, float* y) const;
 

@@ -2,14 +2,18 @@
 
 #include <cstdlib>
 #include <fstream>
+#include <optional>
 #include <string>
+#include <vector>
 
+#include "evaluation/model_check.hpp"
 #include "evaluation/policies.hpp"
 #include "evaluation/window.hpp"
 #include "model/tokenizer.hpp"
 #include "report/statistics.hpp"
 #include "support/catch.hpp"
 
+using namespace terse;
 using namespace terse::examples;
 
 namespace {
@@ -84,6 +88,45 @@ class Window {
   std::vector<float> reference_;
 };
 
+/// The model and the beginning of Emma, with or without a bias of the keys.
+class CheckedModel {
+ public:
+  struct Report {
+    ExpectedKl expected_kl;
+    std::vector<LayerReport> layers;
+    int layers_at_risk;
+    bool is_safe;
+  };
+
+  explicit CheckedModel(int tokens, float key_bias = 0) : tokens_count_(tokens) {
+    const GgufFile file = GgufFile::open(variable("TERSE_TEST_MODEL"));
+    model_.emplace(LlamaModel::load(file, pool_));
+    if (key_bias != 0) add_key_bias(*model_, key_bias);
+    tokens_ = Tokenizer::load(file).encode(text_from(variable("TERSE_TEST_TEXT_DIR") + "/emma.txt",
+                                                     20000, 8 * static_cast<std::size_t>(tokens)));
+    REQUIRE(tokens_.size() >= static_cast<std::size_t>(tokens));
+    tokens_.resize(static_cast<std::size_t>(tokens));
+    exact_ = exact_logits(*model_, tokens_, tokens / 2);
+  }
+
+  [[nodiscard]] Report report_of(const char* policy) const {
+    const auto check =
+        policy_row(policy).make_check({.model = &*model_, .max_tokens = tokens_count_});
+    const CheckReport report = run_check(*model_, *check, tokens_, exact_);
+    return {report.expected_kl,
+            {report.layers.begin(), report.layers.end()},
+            report.layers_at_risk,
+            report.is_safe};
+  }
+
+ private:
+  int tokens_count_;
+  ThreadPool pool_{1};
+  std::optional<LlamaModel> model_;
+  std::vector<std::int32_t> tokens_;
+  std::vector<float> exact_;
+};
+
 bool has_model() {
   return !variable("TERSE_TEST_MODEL").empty() && !variable("TERSE_TEST_TEXT_DIR").empty();
 }
@@ -123,4 +166,29 @@ TEST_CASE("a window of 2048 tokens has the numbers of an independent simulation"
   CHECK(kivi4.mean_kl == Approx(0.0033).epsilon(0.15));
   CHECK(window.quality_of("kivi-2").mean_kl == Approx(0.174).epsilon(0.15));
   CHECK(window.quality_of("h2o-average-50", true).mean_kl == Approx(0.0073).epsilon(0.25));
+}
+
+TEST_CASE("a check of a few hundred tokens foretells the divergence on another text") {
+  if (!has_model()) TERSE_SKIP_UNLESS_CI(no_model);
+  // That of the simulation, on Persuasion; the check reads Emma.
+  const double ratio = CheckedModel(768).report_of("kivi-2").expected_kl.mean / 0.174;
+  CHECK(ratio > 0.5);
+  CHECK(ratio < 2.0);
+}
+
+TEST_CASE("a check flags a large key bias under codes that suffer from it") {
+  if (!has_model()) TERSE_SKIP_UNLESS_CI(no_model);
+  CHECK(CheckedModel(256).report_of("int8").is_safe);
+  const CheckedModel biased(256, 1000.0f);
+  const CheckedModel::Report int8 = biased.report_of("int8");
+  CHECK_FALSE(int8.is_safe);
+  CHECK(int8.layers_at_risk >= 25);
+  for (const LayerReport& layer : int8.layers) {
+    CHECK((layer.risk == LayerRisk::none || layer.risk == LayerRisk::key_peak));
+    CHECK(layer.loss.peak.channel == 63);  // the last that RoPE turns
+  }
+  // A zero point per channel takes the bias off.
+  const CheckedModel::Report kivi = biased.report_of("kivi-4");
+  CHECK(kivi.is_safe);
+  CHECK(kivi.layers_at_risk == 0);
 }

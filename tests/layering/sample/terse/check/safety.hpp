@@ -1,0 +1,3 @@
+#include <terse/cache/cache.hpp>
+#include <terse/cpu/attend.hpp>
+#include <terse/testing/conformance.hpp>  // wrong
