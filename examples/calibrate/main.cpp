@@ -26,6 +26,7 @@ struct Settings {
   std::string model_path, text_path, output_path;
   std::int64_t skip_chars = 20000;
   int tokens = 8192;
+  int tail_tokens = ShapedSpec{}.tail.min_tokens;
   int threads = 0;
 };
 
@@ -40,6 +41,9 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
       .integer("skip-chars", "N", &s->skip_chars, {0, 1'000'000'000},
                "bytes of the text to skip first")
       .integer("tokens", "N", &s->tokens, {256, 1 << 20}, "tokens of the text to use")
+      .integer("tail", "N", &s->tail_tokens, {0, 1 << 20},
+               "newest tokens that caches keep exact: what queries see of them counts nothing. The "
+               "default is that of the shaped-* policies; 0: for caches without a tail")
       .integer("threads", "N", &s->threads, {0, 1024}, "threads; 0: one for each processor");
   parser.section("Output").text("output", "FILE", &s->output_path, "the calibration");
   parser.example("calibrate --model m.gguf --text novel.txt --output m.calibration",
@@ -67,9 +71,9 @@ void run(const Settings& settings) {
   const LlamaModel model = LlamaModel::load(file, alone);
   ProgressBar progress(settings.tokens);
   progress.set_label("calibration");
-  const Calibration calibration =
-      calibrate(model, fingerprint_of_model(settings.model_path), text.tokens, settings.threads,
-                [&](int tokens) { progress.advance(tokens); });
+  const Calibration calibration = calibrate(
+      model, fingerprint_of_model(settings.model_path), text.tokens, settings.threads,
+      [&](int tokens) { progress.advance(tokens); }, settings.tail_tokens);
   progress.finish();
   const std::string bytes = file_of(calibration);
   write_output(settings.output_path, bytes);

@@ -1,4 +1,4 @@
-// expect: terse::ShapedGrid: bits must be 2, 3 or 4.
+// expect: terse::ShapedGrid: bits must be 1, 2, 3 or 4.
 #include "terse/quant/shaped.hpp"
 
 #ifdef TERSE_EXPECT_FAIL

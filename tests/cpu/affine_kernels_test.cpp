@@ -272,6 +272,9 @@ TEST_CASE("other group sizes, and groups that no vector aligns with") {
   check_keys<PerToken<3, 48, ScaleRule::min_max>>();
   check_keys<PerToken<4, 6, ScaleRule::min_max>>();
   check_keys<PerToken<8, 128, ScaleRule::min_max>>();
+  check_values_side<PerToken<1, 0, ScaleRule::least_squares>>();
+  check_values_side<PerToken<1, 48, ScaleRule::least_squares>>();
+  check_values_side<PerToken<1, 20, ScaleRule::least_squares>>();
   check_values_side<PerToken<2, 0, ScaleRule::abs_max>>();
   check_values_side<PerToken<3, 0, ScaleRule::least_squares>>();
   check_values_side<PerToken<3, 16, ScaleRule::signed_max_wide>>();

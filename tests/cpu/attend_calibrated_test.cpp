@@ -56,7 +56,7 @@ void check(const D& d, SequenceId s, bool want_sums) {
 }  // namespace
 
 TEST_CASE("outputs, log-sum-exps and column sums are those of the keys themselves") {
-  using P = Compose<Shaped3K2V, H2O>;
+  using P = Compose<Shaped2K1V, H2O>;
   PolicyConfig<PolicyOf<P>> policy = calibrated<P>(calibration());
   policy.eviction = {.heavy_tokens = 100, .recent_tokens = 100};
   Driver<PagedLayout<HeadPaging::per_head>, P> d(config(), policy);

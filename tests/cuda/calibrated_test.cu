@@ -14,7 +14,8 @@ namespace {
 using WideDims = cuda::HeadDims<128>;  // kernels take long to compile
 using Codes3 = PolicyOf<Shaped3>::key_codec;
 using Codes2 = PolicyOf<Shaped2>::value_codec;
-using Mixed = Compose<KeyValue<Codes3, Codes2>, H2O>;
+using Codes1 = PolicyOf<Shaped2K1V>::value_codec;
+using Mixed = Compose<KeyValue<Codes3, Codes1>, H2O>;
 /// Keys share scales, so that moved tokens are encoded again, values with theirs.
 using SharedKeys = KeyValue<AffineGroup<AffineSpec{.bits = 2,
                                                    .granularity = Granularity::per_channel,
@@ -130,7 +131,7 @@ TEST_CASE("attention under a calibration against the oracle", "[cuda][calibrated
   if (!has_device()) TERSE_SKIP("no CUDA device");
   using Ref = KVCacheRef<PagedLayout<>, PolicyOf<Mixed>>;
   CHECK(std::string(cuda::key_kernel_name<Ref, 128>()) == "affine_3_bit_per_token");
-  CHECK(std::string(cuda::value_kernel_name<Ref, 128>()) == "affine_2_bit_per_token");
+  CHECK(std::string(cuda::value_kernel_name<Ref, 128>()) == "affine_1_bit_per_token");
   const bool has_tail = GENERATE(false, true);
   PolicyConfig<PolicyOf<Mixed>> policy = keeps_most();
   if (has_tail) policy.tail = TailSpec{.min_tokens = 70, .sink_tokens = 5};

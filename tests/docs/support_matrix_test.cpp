@@ -175,7 +175,8 @@ TEST_CASE("the support matrix of docs/policies.md is that of the types") {
                matrix_row<TurboQuant3>("TurboQuant3"), matrix_row<TurboQuant2>("TurboQuant2"),
                matrix_row<NvFp4>("NvFp4"), matrix_row<Kivi4>("Kivi4"), matrix_row<Kivi3>("Kivi3"),
                matrix_row<Kivi2>("Kivi2"), matrix_row<KVarN4K2V>("KVarN4K2V"),
-               matrix_row<KVQuant3>("KVQuant3"), matrix_row<Shaped3K2V>("Shaped3K2V")});
+               matrix_row<KVQuant3>("KVQuant3"), matrix_row<Shaped3K2V>("Shaped3K2V"),
+               matrix_row<Shaped2K1V>("Shaped2K1V")});
 }
 
 TEST_CASE("the codec table of docs/policies.md is that of the types") {
@@ -200,7 +201,8 @@ TEST_CASE("the codec table of docs/policies.md is that of the types") {
                codec_row<Shaped4>("Shaped4"),
                codec_row<Shaped3>("Shaped3"),
                codec_row<Shaped3K2V>("Shaped3K2V"),
-               codec_row<Shaped2>("Shaped2")});
+               codec_row<Shaped2>("Shaped2"),
+               codec_row<Shaped2K1V>("Shaped2K1V")});
 }
 
 TEST_CASE("the evictor table of docs/policies.md is that of the types") {

@@ -46,8 +46,10 @@ void check_places() {
       CAPTURE(Bits, width, side == Side::key);
       CHECK(is_injective<Bits>(side, width));
       const auto used_bits = static_cast<std::size_t>(block_tokens * width * Bits);
-      // Of 3-bit values, a last tile of 16 channels without a partner takes 4 bits a code.
-      const bool is_lone = Bits == 3 && side == Side::value && (width + 15) / 16 % 2 == 1;
+      // Of 1- and 3-bit values, a last tile of 16 channels without a partner takes 2 and 4 bits a
+      // code.
+      const bool is_lone =
+          terse::tiles_per_bundle(Bits) == 2 && side == Side::value && (width + 15) / 16 % 2 == 1;
       const int step = side == Side::value ? 16 : terse::codes_per_lane(Bits);
       if (width % step == 0 && !is_lone) {
         // Injective and of equal size: a bijection onto the bits of the section.
@@ -117,6 +119,7 @@ TEST_CASE("the codes of a bundle are those whose places it holds") {
   for (const Side side : {Side::key, Side::value}) {
     for (const int width : widths) {
       CAPTURE(width, side == Side::key);
+      CHECK(bundles_agree<1>(side, width));
       CHECK(bundles_agree<2>(side, width));
       CHECK(bundles_agree<3>(side, width));
       CHECK(bundles_agree<4>(side, width));
@@ -126,6 +129,7 @@ TEST_CASE("the codes of a bundle are those whose places it holds") {
 }
 
 TEST_CASE("every code of a block has a place of its own") {
+  check_places<1>();
   check_places<2>();
   check_places<3>();
   check_places<4>();
@@ -135,6 +139,7 @@ TEST_CASE("every code of a block has a place of its own") {
 TEST_CASE("codes come back as stored, whatever was there before") {
   for (const Side side : {Side::key, Side::value}) {
     for (const int width : {20, 64, 80, 144}) {
+      check_store_and_load<1>(side, width);
       check_store_and_load<2>(side, width);
       check_store_and_load<3>(side, width);
       check_store_and_load<4>(side, width);
@@ -183,6 +188,19 @@ TEST_CASE("a 64-byte vector of values holds 16 channels by 4 tokens, fields 16 t
   CHECK(code_place<8>(Side::value, 64, 63, 0).byte == 15 * 64 + 3);
 }
 
+TEST_CASE("a 64-byte vector of 1-bit codes holds four fields of a tile and four of the next") {
+  for (int i = 0; i < 8; ++i) {
+    for (int n = 0; n < 4; ++n) {
+      CAPTURE(i, n);
+      // Values: channels 32 and on, tokens 8 ... 11 of each 16.
+      const CodePlace place =
+          code_place<1>(Side::value, 64, i % 4 * 16 + 8 + n, 32 + i / 4 * 16 + 7);
+      CHECK(place.byte == static_cast<std::size_t>((4 + 2) * 64 + 4 * 7 + neighbour_bytes[n]));
+      CHECK(place.shift == static_cast<unsigned>(i));
+    }
+  }
+}
+
 TEST_CASE("three vectors of 3-bit codes hold four fields of a tile and four of the next") {
   // Byte, shift and bits of the eight fields; where bits are missing, those of the rest.
   struct Field {
@@ -226,6 +244,8 @@ TEST_CASE("channels are padded to the vectors' lanes") {
   CHECK(codes_bytes<2>(Side::key, 20) == 64 * 32 / 4);
   CHECK(codes_bytes<2>(Side::value, 20) == 64 * 32 / 4);
   CHECK(codes_bytes<4>(Side::value, 64) == 64 * 64 / 2);
+  CHECK(codes_bytes<1>(Side::value, 64) == 64 * 64 / 8);
+  CHECK(codes_bytes<1>(Side::value, 80) == 64 * (64 + 16 * 2) / 8);
   CHECK(codes_bytes<3>(Side::key, 20) == 64 * 32 * 3 / 8);
   CHECK(codes_bytes<3>(Side::key, 80) == 64 * 80 * 3 / 8);
   CHECK(codes_bytes<3>(Side::value, 64) == 64 * 64 * 3 / 8);

@@ -1,7 +1,8 @@
 /// The policies of policy_rows: a row's new one is added here, or programs
 /// do not link. Their kernels take long to compile, so they are divided among source files, each of
 /// which has one of these lists. Policies that attention on the device reads by its general kernel
-/// only are evaluated on the host: the bytes are the same.
+/// only, and compositions of policies that are there one by one, are evaluated on the host: the
+/// bytes are the same.
 #pragma once
 
 #include "terse/terse.hpp"
@@ -46,12 +47,16 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Compose<PaluJoint, Int4Rotated>) \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Compose<PaluJoint, Int4Rotated, H2O>)
 
-#define TERSE_EXAMPLE_HOST_SESSIONS                 \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, NvFp4)       \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant4) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant3) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant2) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN4K2V)   \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN2)      \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant3)    \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant2)
+#define TERSE_EXAMPLE_HOST_SESSIONS                                                      \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, NvFp4)                                            \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant4)                                      \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant3)                                      \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant2)                                      \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN4K2V)                                        \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN2)                                           \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant3)                                         \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant2)                                         \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped2K1V)                                       \
+  TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped4, H2O>)        \
+  TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped4, SinkWindow>) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped3K2V, H2O>)

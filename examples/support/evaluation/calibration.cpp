@@ -5,8 +5,10 @@
 #include <utility>
 
 #include "terse/interop/eigen.hpp"
+#include "terse/quant/shaped.hpp"
 
 #include "evaluation/check.hpp"
+#include "evaluation/logit_weights.hpp"
 #include "evaluation/output_metric.hpp"
 #include "evaluation/window.hpp"
 #include "evaluation/window_sums.hpp"
@@ -31,8 +33,10 @@ std::size_t index_of(const LlamaConfig& config, int layer, int kv_head) {
          static_cast<std::size_t>(kv_head);
 }
 
-/// The moments of one window.
-Moments window_moments(const LlamaModel& model, std::span<const std::int32_t> tokens) {
+/// The moments of one window. Queries count as much as errors of keys matter to them.
+Moments window_moments(const LlamaModel& model, std::span<const std::int32_t> tokens,
+                       int tail_tokens) {
+  constexpr int sink_tokens = ShapedSpec{}.tail.sink_tokens;
   const LlamaConfig& config = model.config();
   const int d = config.head_dim, group = config.query_heads / config.kv_heads;
   const auto n = static_cast<Eigen::Index>(tokens.size());
@@ -49,7 +53,13 @@ Moments window_moments(const LlamaModel& model, std::span<const std::int32_t> to
       m.keys.add(head_of(trace.keys.data(), config.kv_heads, h));
       m.values.add(head_of(trace.values.data(), config.kv_heads, h));
       for (int g = 0; g < group; ++g) {
-        m.queries.add(head_of(turned.data(), config.query_heads, h * group + g));
+        const int head = h * group + g;
+        const std::vector<double> weights = logit_weights(
+            config, trace, turned, head, head_output_metric(config, model.layer(trace.layer), head),
+            sink_tokens, tail_tokens);
+        const Eigen::Map<const Eigen::VectorXd> weight(weights.data(), n);
+        m.queries.add(head_of(turned.data(), config.query_heads, head) *
+                      weight.cwiseSqrt().asDiagonal());
       }
     }
   });
@@ -80,11 +90,14 @@ std::uint64_t fingerprint_of_model(const std::string& path) {
 
 Calibration calibrate(const LlamaModel& model, std::uint64_t model_fingerprint,
                       std::span<const std::int32_t> tokens, int threads,
-                      const std::function<void(int)>& progress) {
+                      const std::function<void(int)>& progress, int tail_tokens) {
   const LlamaConfig& config = model.config();
   const Moments sum = sum_over_windows(
       model, tokens, threads, progress,
-      [&](std::span<const std::int32_t> window) { return window_moments(model, window); }, add);
+      [&](std::span<const std::int32_t> window) {
+        return window_moments(model, window, tail_tokens);
+      },
+      add);
   // [make]
   auto made = Calibration::make(
       {config.layers, config.kv_heads, config.head_dim}, model_fingerprint,

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "terse/cache/calibration.hpp"
+#include "terse/quant/shaped.hpp"
 
 #include "model/llama.hpp"
 
@@ -16,10 +17,12 @@ namespace terse::examples {
 
 /// Calibrates a model on a text, which is run in windows that its context allows. The windows are
 /// shared among `threads` threads; the result does not depend on their number. `progress` is
-/// called, from any of them, with the tokens of each finished window.
+/// called, from any of them, with the tokens of each finished window. Keys are calibrated for
+/// caches that keep the newest `tail_tokens` exact: what queries see of those counts nothing.
 [[nodiscard]] Calibration calibrate(const LlamaModel& model, std::uint64_t model_fingerprint,
                                     std::span<const std::int32_t> tokens, int threads = 1,
-                                    const std::function<void(int)>& progress = {});
+                                    const std::function<void(int)>& progress = {},
+                                    int tail_tokens = ShapedSpec{}.tail.min_tokens);
 
 /// Reads a calibration of that model; throws InputError where it is none.
 [[nodiscard]] Calibration load_calibration(const std::string& path, const LlamaModel& model,

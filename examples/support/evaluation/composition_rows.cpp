@@ -31,6 +31,22 @@ void add_composition_rows(std::vector<PolicyRow>* rows) {
       true, two_sided,
       heavy_hitter_session<Compose<PaluJoint, Int4Rotated, H2O>, HeadPaging::shared>(0.5, average,
                                                                                      64));
+  const auto add_shaped = [&](const char* name, const char* description, auto make) {
+    rows->push_back({.name = name,
+                     .description = description,
+                     .family = Family::composition,
+                     .on_device = false,
+                     .calibrated = true,
+                     .make_session = make});
+  };
+  add_shaped("shaped-4-x-h2o-50", "shaped-4 with H2O (average) at half of the tokens",
+             heavy_hitter_session<Compose<Shaped4, H2O>>(0.5, average));
+  add_shaped("shaped-4-x-window-50", "shaped-4 with four sinks and a window, half of the tokens",
+             streaming_session<Compose<Shaped4, SinkWindow>>(0.5));
+  add_shaped("shaped-3k-2v-x-h2o-50", "shaped-3k-2v with H2O (average) at half of the tokens",
+             heavy_hitter_session<Compose<Shaped3K2V, H2O>>(0.5, average));
+  add_shaped("shaped-3k-2v-x-h2o-75", "shaped-3k-2v with H2O (average) at three quarters",
+             heavy_hitter_session<Compose<Shaped3K2V, H2O>>(0.75, average));
 }
 
 }  // namespace terse::examples

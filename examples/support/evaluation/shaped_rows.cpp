@@ -5,11 +5,12 @@ namespace terse::examples {
 
 void add_shaped_rows(std::vector<PolicyRow>* rows) {
   const auto add = [&](const char* name, const char* description, Family family, bool in_default,
-                       bool calibrated, const RowMakers& make) {
+                       bool calibrated, const RowMakers& make, bool on_device = true) {
     rows->push_back({.name = name,
                      .description = description,
                      .family = family,
                      .in_default = in_default,
+                     .on_device = on_device,
                      .calibrated = calibrated,
                      .make_session = make.session,
                      .make_check = make.check});
@@ -18,12 +19,16 @@ void add_shaped_rows(std::vector<PolicyRow>* rows) {
       Family::four_bit, true, true, quantised<Shaped4>());
   add("shaped-4-no-tail", "the same with every token decoded", Family::four_bit, false, true,
       quantised<Shaped4>(TailSpec{}));
+  add("shaped-4-sinks", "the same with the first four tokens exact and all others decoded",
+      Family::four_bit, false, true, quantised<Shaped4>(TailSpec{.sink_tokens = 4}));
   add("shaped-3", "error-shaped grid, 3 bits, tail and sinks as shaped-4", Family::four_bit, false,
       true, quantised<Shaped3>());
   add("shaped-3k-2v", "error-shaped grid, 3 bits for keys, 2 for values", Family::two_bit, false,
       true, quantised<Shaped3K2V>());
   add("shaped-2", "error-shaped grid, 2 bits, tail and sinks as shaped-4", Family::two_bit, true,
       true, quantised<Shaped2>());
+  add("shaped-2k-1v", "error-shaped grid, 2 bits for keys, 1 for values", Family::two_bit, false,
+      true, quantised<Shaped2K1V>(), false);
   add("shaped-2-uncalibrated", "the same grid rotated only, without calibration", Family::two_bit,
       false, false, quantised<Shaped2>());
 }

@@ -315,6 +315,8 @@ TERSE_TARGET_AVX2 inline void values_affine(const AffineFormat& format, int widt
   const ReadFormat f(format);
   const AffineParts parts(f, Side::value, width, record);
   switch (f.bits) {
+    case 1:
+      return values_bits<1>(f, width, parts, probabilities, rows, accumulators, next);
     case 2:
       return values_bits<2>(f, width, parts, probabilities, rows, accumulators, next);
     case 3:

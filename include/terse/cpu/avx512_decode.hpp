@@ -101,6 +101,8 @@ TERSE_TARGET_AVX512 inline void decode_affine(const AffineFormat& f, Side side, 
   if (!covers_affine(f, side, width)) return portable::decode_affine(f, side, width, record, out);
   const AffineParts parts(f, side, width, record);
   switch (f.bits) {
+    case 1:
+      return decode_bits<1>(f, side, width, parts, out);
     case 2:
       return decode_bits<2>(f, side, width, parts, out);
     case 3:

@@ -261,6 +261,8 @@ TERSE_TARGET_AVX512 inline void values_affine(const AffineFormat& f, int width,
   };
   constexpr Digits three = Digits::three;
   switch (f.bits) {
+    case 1:
+      return run(values_bits<1, three, false>);
     case 2:
       return run(f.has_min ? values_bits<2, three, true> : values_bits<2, three, false>);
     case 3:

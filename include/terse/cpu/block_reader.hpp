@@ -156,7 +156,8 @@ struct BlockReader<C> {
                                              : format.bits == 3 ? "affine_3_bit_per_channel"
                                              : format.bits == 4 ? "affine_4_bit_per_channel"
                                                                 : "affine_8_bit_per_channel")
-                                          : (format.bits == 2   ? "affine_2_bit_per_token"
+                                          : (format.bits == 1   ? "affine_1_bit_per_token"
+                                             : format.bits == 2 ? "affine_2_bit_per_token"
                                              : format.bits == 3 ? "affine_3_bit_per_token"
                                              : format.bits == 4 ? "affine_4_bit_per_token"
                                                                 : "affine_8_bit_per_token");

@@ -165,6 +165,8 @@ void decode_channels(const AffineFormat& f, Side side, int width, const AffinePa
 inline void decode_channels(const AffineFormat& f, Side side, int width, const AffineParts& parts,
                             int begin, int end, float* out) {
   switch (f.bits) {
+    case 1:
+      return decode_channels<1>(f, side, width, parts, begin, end, out);
     case 2:
       return decode_channels<2>(f, side, width, parts, begin, end, out);
     case 3:

@@ -71,8 +71,10 @@ struct AffineParts {
   }
 };
 
-/// Whether scale groups align with the vectors of the codes: 16 lanes, of tokens or channels.
+/// Whether scale groups align with the vectors of the codes: 16 lanes, of tokens or channels. Only
+/// values are read from codes of 1 bit.
 inline bool covers_affine(const AffineFormat& f, Side side, int width) noexcept {
+  if (f.bits == 1 && side == Side::key) return false;
   if (f.granularity == Granularity::per_channel) return f.group % 16 == 0;
   return f.group == 0 || f.group >= width ||
          f.group % (side == Side::key ? codes_per_lane(f.bits) : 16) == 0;

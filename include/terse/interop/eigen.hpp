@@ -65,7 +65,8 @@ struct CalibrationSpec {
 ///
 /// \param stored of the stream's vectors: keys after RoPE, or values
 /// \param metric `[channel, channel]`, in which errors count: for keys the sum of q q^T over the
-///   queries of the KV head after RoPE, for values the sum over its query heads of W_o^T W_o
+///   queries of the KV head after RoPE, each times what its logits' errors matter where that is
+///   known, for values the sum over its query heads of W_o^T W_o
 [[nodiscard]] inline Status calibrate_stream(Side side, const VectorMoments& stored,
                                              const Eigen::MatrixXd& metric,
                                              const CalibrationSpec& spec, float* out) {

@@ -94,8 +94,11 @@ TERSE_HOST_DEVICE inline float load_half(const std::byte* section, int index) no
 template <AffineSpec S>
 struct AffineGroup {
   static_assert(
-      S.bits == 2 || S.bits == 3 || S.bits == 4 || S.bits == 8,
-      "terse::AffineGroup: bits must be 2, 3, 4 or 8: there is no stored order for others.");
+      S.bits == 1 || S.bits == 2 || S.bits == 3 || S.bits == 4 || S.bits == 8,
+      "terse::AffineGroup: bits must be 1, 2, 3, 4 or 8: there is no stored order for others.");
+  static_assert(S.bits != 1 || S.rule == ScaleRule::least_squares,
+                "terse::AffineGroup: of 1 bit there are only the two levels of "
+                "ScaleRule::least_squares.");
   static_assert(S.granularity == Granularity::per_token ||
                     (S.group > 0 && block_tokens % (S.group > 0 ? S.group : 1) == 0),
                 "terse::AffineGroup: a per-channel group must divide the block of 64 tokens, or it "

@@ -1,4 +1,4 @@
-/// Stored order of packed codes of a block `[64 tokens, width]`, 2, 3, 4 or 8 bits each.
+/// Stored order of packed codes of a block `[64 tokens, width]`, 1, 2, 3, 4 or 8 bits each.
 ///
 /// The order is that of dot products: a 64-byte vector holds 16 lanes of 4 bytes, and a byte holds
 /// 8 / bits codes. Keys: lane = token, everything in a lane = channels; values: lane = channel,
@@ -6,6 +6,9 @@
 /// four neighbouring query channels (keys) or probabilities (values) in an integer dot product; one
 /// AND of a lane yields two neighbouring codes 16 bits apart, half of a tensor core's operand
 /// register.
+///
+/// Codes of 1 bit share bytes in two tiles: the lower four of a byte are those of a lane, the upper
+/// four of the lane 16 on, for a block has no more than 64 tokens.
 ///
 /// Codes of 3 bits lie in threes of vectors: a byte and those 64 and 128 bytes on hold four codes
 /// of a lane and four of the lane 16 on. Six of the eight lie in one byte, two across two. Shifts
@@ -32,16 +35,20 @@ struct CodePlace {
   unsigned upper_shift;
 };
 
-/// Codes of a lane that lie together: those of its four bytes, of 3 bits half of those of twelve.
+/// Tiles of 16 lanes whose codes share words.
+TERSE_HOST_DEVICE constexpr int tiles_per_bundle(int bits) noexcept {
+  return bits == 1 || bits == 3 ? 2 : 1;
+}
+
+/// Codes of a lane that lie together: those of its four bytes, of 1 and 3 bits half of those of
+/// four and twelve.
 TERSE_HOST_DEVICE constexpr int codes_per_lane(int bits) noexcept {
-  return bits == 3 ? 16 : 32 / bits;
+  return tiles_per_bundle(bits) == 2 ? 16 : 32 / bits;
 }
 
 /// A bundle is the fewest stored words that hold whole codes: one word, of 3 bits three that lie 16
 /// apart.
 TERSE_HOST_DEVICE constexpr int words_per_bundle(int bits) noexcept { return bits == 3 ? 3 : 1; }
-/// Tiles of 16 lanes whose codes a bundle holds.
-TERSE_HOST_DEVICE constexpr int tiles_per_bundle(int bits) noexcept { return bits == 3 ? 2 : 1; }
 TERSE_HOST_DEVICE constexpr int codes_per_bundle(int bits) noexcept {
   return codes_per_lane(bits) * tiles_per_bundle(bits);
 }
@@ -99,7 +106,7 @@ struct CodeField {
 /// The `i`-th: 0 <= i < 8 / Bits, of 3 bits 0 ... 3 in the first tile and 4 ... 7 in the second.
 template <int Bits>
 TERSE_HOST_DEVICE constexpr CodeField code_field(int i) noexcept {
-  static_assert(Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8);
+  static_assert(Bits == 1 || Bits == 2 || Bits == 3 || Bits == 4 || Bits == 8);
   if constexpr (Bits == 3) {
     if (i == 4) return {0, 0, 2, 1, 7};
     if (i == 7) return {1, 0, 1, 2, 6};

@@ -36,7 +36,7 @@ struct ShapedGridSpec {
 /// The codec.
 template <ShapedGridSpec S>
 struct ShapedGrid {
-  static_assert(S.bits >= 2 && S.bits <= 4, "terse::ShapedGrid: bits must be 2, 3 or 4.");
+  static_assert(S.bits >= 1 && S.bits <= 4, "terse::ShapedGrid: bits must be 1, 2, 3 or 4.");
 
   static constexpr bool uses_calibration = true;
   static constexpr Granularity granularity = Granularity::per_token;
@@ -50,9 +50,16 @@ struct ShapedGrid {
   static constexpr AffineFormat affine_format = Grid::affine_format;
 
   /// Distance of levels, in standard deviations: the best uniform grid for normal numbers.
-  static constexpr float step = S.bits == 2 ? 0.9957f : S.bits == 3 ? 0.5860f : 0.3352f;
+  static constexpr float step = S.bits == 1   ? 1.5958f
+                                : S.bits == 2 ? 0.9957f
+                                : S.bits == 3 ? 0.5860f
+                                              : 0.3352f;
 
-  [[nodiscard]] static Status supports(Side, int width) noexcept {
+  [[nodiscard]] static Status supports(Side side, int width) noexcept {
+    if (S.bits == 1 && side == Side::key) {
+      return error(StatusCode::unsupported,
+                   "terse::ShapedGrid: codes of 1 bit are for values only; give keys 2 bits");
+    }
     if (width > max_width) {
       return error(StatusCode::unsupported, "terse::ShapedGrid: width is limited to 256", width);
     }
@@ -213,6 +220,8 @@ struct ShapedSpec {
 /// the model (Calibration).
 template <ShapedSpec S>
 struct Shaped {
+  static_assert(S.key_bits >= 2,
+                "terse::Shaped: key_bits must be 2, 3 or 4; only values have codes of 1 bit.");
   using key_codec = ShapedGrid<ShapedGridSpec{.bits = S.key_bits}>;
   using value_codec = ShapedGrid<ShapedGridSpec{.bits = S.value_bits}>;
   static constexpr TailSpec tail = S.tail;
@@ -222,6 +231,7 @@ using Shaped2 = Shaped<ShapedSpec{.key_bits = 2, .value_bits = 2}>;
 using Shaped3 = Shaped<ShapedSpec{.key_bits = 3, .value_bits = 3}>;
 using Shaped4 = Shaped<ShapedSpec{.key_bits = 4, .value_bits = 4}>;
 using Shaped3K2V = Shaped<ShapedSpec{.key_bits = 3, .value_bits = 2}>;
+using Shaped2K1V = Shaped<ShapedSpec{.key_bits = 2, .value_bits = 1}>;
 static_assert(Shaped2::key_codec::record(Side::key, 64).bytes * 8 == 64 * 64 * 2 + 64 * 16);
 
 }  // namespace TERSE_FLAGS_NAMESPACE

@@ -52,7 +52,9 @@ TEST_CASE("rows have names of their own, and the table has every named method") 
                            "palu-k50-v100",
                            "latents-k75-v75",
                            "latents-k50-v100",
+                           "shaped-2k-1v",
                            "int4-x-h2o-50",
+                           "shaped-4-x-h2o-50",
                            "kivi-2-x-streaming-50",
                            "latents-x-int4",
                            "latents-x-int4-x-h2o-50"}) {

@@ -4,7 +4,7 @@ import pathlib
 
 from program_test_case import ProgramTestCase, RealModelTestCase, main
 
-OPTIONS = ["model", "text", "skip-chars", "tokens", "threads", "output"]
+OPTIONS = ["model", "text", "skip-chars", "tokens", "tail", "threads", "output"]
 
 
 class CommandLine(ProgramTestCase):
@@ -45,6 +45,10 @@ class SmallModel(ProgramTestCase):
         one = self.calibrate("one", "--threads", "1")
         self.assertEqual(one[:8], b"TRSCAL01")
         self.assertEqual(self.calibrate("three", "--threads", "3"), one)
+
+    def test_a_tail_changes_what_counts(self):
+        self.assertEqual(self.calibrate("default"), self.calibrate("tail", "--tail", "64"))
+        self.assertNotEqual(self.calibrate("default"), self.calibrate("none", "--tail", "0"))
 
 
 class RealModel(RealModelTestCase):

@@ -29,7 +29,9 @@ struct ReadersOf {
 };
 template <AffineCodec Codec, int Width, int Tiles>
 struct ReadersOf<Codec, Width, Tiles> {
-  using Keys = AffineKeys<Codec, Width, Tiles>;
+  // Only values are read from codes of 1 bit.
+  using Keys = std::conditional_t<AffineFormat{Codec::affine_format}.bits == 1, void,
+                                  AffineKeys<Codec, Width, Tiles>>;
   using Values = AffineValues<Codec, Width, Tiles>;
 };
 template <PlainCodec Codec, int Width, int Tiles>
@@ -49,7 +51,8 @@ consteval const char* reader_name() {
              : f.bits == 4 ? "affine_4_bit_per_channel"
                            : "affine_8_bit_per_channel";
     }
-    return f.bits == 2   ? "affine_2_bit_per_token"
+    return f.bits == 1   ? "affine_1_bit_per_token"
+           : f.bits == 2 ? "affine_2_bit_per_token"
            : f.bits == 3 ? "affine_3_bit_per_token"
            : f.bits == 4 ? "affine_4_bit_per_token"
                          : "affine_8_bit_per_token";
