@@ -10,8 +10,7 @@
 
 #include <benchmark/benchmark.h>
 
-#include "terse/cuda/attend.cuh"
-
+#include "cuda/attending.cuh"
 #include "cuda/device_cache.cuh"
 #include "cuda/flashinfer.hpp"
 #include "cuda/policies.hpp"
@@ -22,47 +21,12 @@ namespace {
 
 using namespace terse;
 using namespace terse::bench;
-using Dims = cuda::HeadDims<128>;
 
 template <class Policy>
 void attend_rows(benchmark::State& state, const BatchShape& batch) {
   const DeviceCache<Policy> cache(batch);
-  const int parts = static_cast<int>(batch.lengths.size());
-  std::vector<StepPart> host_parts;
-  for (int i = 0; i < parts; ++i) host_parts.push_back({SequenceId{i, 1}, 1});
-  const DeviceArray<StepPart> device_parts(host_parts);
-  const auto numbers = static_cast<std::size_t>(parts * batch.query_heads * batch.head_dim);
-  std::vector<F16> host_queries(numbers);
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  for (F16& q : host_queries) q = to_f16(normal(random));
-  const DeviceArray<F16> queries(host_queries), output(numbers);
-  const cuda::AttendInputs in{
-      device_parts.data(), parts, parts,
-      HeadRows::dense(queries.data(), Scalar::f16, batch.query_heads, batch.head_dim), true};
-  const cuda::AttendOutputs out{
-      MutableHeadRows::dense(output.data(), Scalar::f16, batch.query_heads, batch.head_dim)};
-  const auto bytes = cuda::attend_workspace_bytes(cache.view(0), in);
-  must(bytes.status());
-  const DeviceArray<std::byte> workspace(*bytes);
-  must(cuda::clear_workspace({workspace.data(), workspace.size()}, nullptr));
-  must(cudaDeviceSynchronize());
-  const int launches = std::max(20, cache.copies());
-  LaunchGraph graph(launches, [&](int i, cudaStream_t stream) {
-    must(cuda::attend<Dims>(cache.view(i % cache.copies()), in, out,
-                            {workspace.data(), workspace.size()}, {}, stream));
-  });
-  for (int i = 0; i < 3; ++i) static_cast<void>(graph.replay());
-  for (auto _ : state) state.SetIterationTime(graph.replay() * 1e-6);
-  const auto stored = static_cast<double>(cache.bytes_read());
-  report_bytes(state, stored, "of_ceiling", read_ceiling());
-  using Ref = typename DeviceCache<Policy>::Ref;
-  state.SetLabel(std::string(cuda::key_kernel_name<Ref, 128>()) + " x " +
-                 cuda::value_kernel_name<Ref, 128>());
-}
-
-BatchShape uniform(int batch, int tokens, int query_heads, int kv_heads) {
-  return {query_heads, kv_heads, 128, std::vector<int>(static_cast<std::size_t>(batch), tokens)};
+  Attending<Policy>(cache, batch).run(state);
+  report_bytes(state, static_cast<double>(cache.bytes_read()), "of_ceiling", read_ceiling());
 }
 
 /// 32 sequences, lengths log-uniform in 1k ... 64k.

@@ -165,6 +165,7 @@ class DeviceCache {
   [[nodiscard]] int copies() const { return copies_; }
   [[nodiscard]] const Ref& view(int copy) const { return views_[static_cast<std::size_t>(copy)]; }
   [[nodiscard]] const ClassShape& shape() const { return shape_; }
+  [[nodiscard]] std::byte* pages() const { return pages_.data(); }  ///< of all copies
 
   /// Bytes that one attend call reads: blocks, exact tokens, masks and tables.
   [[nodiscard]] std::size_t bytes_read() const {

@@ -186,8 +186,13 @@ std::vector<ResultRow> Evaluation::run() {
       row.set_quality(quality);
       row.bits_per_element = work[p].memory.front().bits_per_element;
       std::vector<double> bytes;
-      for (const WindowMemory& memory : work[p].memory) bytes.push_back(memory.bytes_per_token);
+      std::vector<double> read;
+      for (const WindowMemory& memory : work[p].memory) {
+        bytes.push_back(memory.bytes_per_token);
+        read.push_back(memory.share_read);
+      }
       row.bytes_per_token = mean(bytes);
+      row.share_read = mean(read);
       row.compression_ratio = plain_bytes / row.bytes_per_token;
     }
     PasskeyScore total;

@@ -13,6 +13,7 @@
 #include "terse/layout/paged.hpp"
 #include "terse/layout/plain_pages.hpp"
 #include "terse/lowrank/palu.hpp"
+#include "terse/quant/aligned_kv.hpp"
 #include "terse/quant/fp8.hpp"
 #include "terse/quant/int4_rotated.hpp"
 #include "terse/quant/int8.hpp"

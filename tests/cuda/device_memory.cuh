@@ -158,7 +158,7 @@ struct DeviceCall {
   Ref view;
   DeviceBytes key_up, value_up;
   DeviceBytes key_calibration, value_calibration;
-  DeviceBytes parts, queries, output, lse, column_sums, sink_logits;
+  DeviceBytes parts, queries, output, lse, column_sums, sink_logits, bytes_read;
   cuda::AttendInputs in;
   MutableHeadRows output_rows;  ///< where attend writes: `output`
   AttendParams params;
@@ -200,6 +200,8 @@ struct DeviceCall {
     column_sums =
         DeviceBytes(of_parts.size() * static_cast<std::size_t>(r.shape.unit.units) *
                     static_cast<std::size_t>(r.shape.entries) * block_tokens * sizeof(float));
+    bytes_read = DeviceBytes(of_parts.size() * static_cast<std::size_t>(r.shape.unit.units) *
+                             sizeof(BytesRead));
     if (params.sink_logits != nullptr) {
       sink_logits = DeviceBytes::copy_of(params.sink_logits, heads);
       params.sink_logits = sink_logits.as<float>();
@@ -217,8 +219,10 @@ struct DeviceCall {
     if (!need.ok()) return need.status();
     const DeviceBytes workspace(*need);
     if (Status s = cuda::clear_workspace(workspace.span(), nullptr); !s.ok()) return s;
+    cudaMemset(bytes_read.as<std::byte>(), 0, bytes_read.span().size());
     const cuda::AttendOutputs out{output_rows, lse.as<float>(),
-                                  wants_sums ? column_sums.as<float>() : nullptr};
+                                  wants_sums ? column_sums.as<float>() : nullptr,
+                                  bytes_read.as<BytesRead>()};
     if (Status s = cuda::attend<Dims>(view, in, out, workspace.span(), params, nullptr, limits);
         !s.ok()) {
       return s;
@@ -238,6 +242,7 @@ Attended run_on_device(const Ref& r, const Buffers& host, Span<const StepPart> p
   if (!result.status.ok()) return result;
   result.output = call.output.template to_host<float>();
   result.lse_ln = call.lse.template to_host<float>();
+  result.bytes_read = call.bytes_read.template to_host<BytesRead>();
   return result;
 }
 

@@ -168,15 +168,16 @@ std::string record_row(const char* name) {
 }  // namespace
 
 TEST_CASE("the support matrix of docs/policies.md is that of the types") {
-  check_table("policies.md", "support-matrix",
-              {matrix_row<Identity>("Identity"), matrix_row<Fp8>("Fp8"), matrix_row<Int8>("Int8"),
-               matrix_row<Q8_0>("Q8_0"), matrix_row<Int4Rotated>("Int4Rotated"),
-               matrix_row<Q4_0>("Q4_0"), matrix_row<TurboQuant4>("TurboQuant4"),
-               matrix_row<TurboQuant3>("TurboQuant3"), matrix_row<TurboQuant2>("TurboQuant2"),
-               matrix_row<NvFp4>("NvFp4"), matrix_row<Kivi4>("Kivi4"), matrix_row<Kivi3>("Kivi3"),
-               matrix_row<Kivi2>("Kivi2"), matrix_row<KVarN4K2V>("KVarN4K2V"),
-               matrix_row<KVQuant3>("KVQuant3"), matrix_row<Shaped3K2V>("Shaped3K2V"),
-               matrix_row<Shaped2K1V>("Shaped2K1V")});
+  check_table(
+      "policies.md", "support-matrix",
+      {matrix_row<Identity>("Identity"), matrix_row<Fp8>("Fp8"), matrix_row<Int8>("Int8"),
+       matrix_row<Q8_0>("Q8_0"), matrix_row<Int4Rotated>("Int4Rotated"), matrix_row<Q4_0>("Q4_0"),
+       matrix_row<TurboQuant4>("TurboQuant4"), matrix_row<TurboQuant3>("TurboQuant3"),
+       matrix_row<TurboQuant2>("TurboQuant2"), matrix_row<NvFp4>("NvFp4"),
+       matrix_row<Kivi4>("Kivi4"), matrix_row<Kivi3>("Kivi3"), matrix_row<Kivi2>("Kivi2"),
+       matrix_row<KVarN4K2V>("KVarN4K2V"), matrix_row<KVQuant3>("KVQuant3"),
+       matrix_row<Shaped3K2V>("Shaped3K2V"), matrix_row<Shaped2K1V>("Shaped2K1V"),
+       matrix_row<AlignedKV>("AlignedKV"), matrix_row<AlignedInt8>("AlignedInt8")});
 }
 
 TEST_CASE("the codec table of docs/policies.md is that of the types") {
@@ -202,7 +203,11 @@ TEST_CASE("the codec table of docs/policies.md is that of the types") {
                codec_row<Shaped3>("Shaped3"),
                codec_row<Shaped3K2V>("Shaped3K2V"),
                codec_row<Shaped2>("Shaped2"),
-               codec_row<Shaped2K1V>("Shaped2K1V")});
+               codec_row<Shaped2K1V>("Shaped2K1V"),
+               codec_row<AlignedKV>("AlignedKV"),
+               codec_row<AlignedFixed16>("AlignedFixed16"),
+               codec_row<AlignedInt8>("AlignedInt8"),
+               codec_row<AlignedInt4>("AlignedInt4")});
 }
 
 TEST_CASE("the evictor table of docs/policies.md is that of the types") {

@@ -75,6 +75,7 @@ struct Attended {
   std::vector<float> output;
   std::vector<float> lse_ln;
   std::vector<float> column_sums;
+  std::vector<BytesRead> bytes_read;  ///< `[part, unit]`, of the vectorised path
   Status status;
 };
 
@@ -96,11 +97,13 @@ Attended run_attend(const Ref& r, Span<const StepPart> parts, const std::vector<
                                   static_cast<std::size_t>(r.shape.entries) * block_tokens,
                               0.0f);
   }
+  result.bytes_read.resize(parts.size() * static_cast<std::size_t>(r.shape.unit.units));
   const AttendInputs in{
       parts, HeadRows::dense(queries.data(), Scalar::f32, r.shape.query_heads, r.shape.head_dim)};
   const AttendOutputs out{
       MutableHeadRows::dense(result.output.data(), Scalar::f32, r.shape.query_heads, channels),
-      result.lse_ln.data(), want_sums ? result.column_sums.data() : nullptr};
+      result.lse_ln.data(), want_sums ? result.column_sums.data() : nullptr,
+      result.bytes_read.data()};
   if (path == Path::oracle) {
     result.status = testing::attend(r, in, out, params);
   } else {

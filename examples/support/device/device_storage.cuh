@@ -49,7 +49,13 @@ class DeviceStorage {
     const auto sequence = cache_->create_sequence(stream_);
     check(sequence.status());
     part_.sequence = *sequence;
+    const std::size_t counts = static_cast<std::size_t>(shape().unit.units) * sizeof(BytesRead);
+    if (bytes_read_.resize(counts))
+      check(cudaMemsetAsync(bytes_read_.span().data(), 0, counts, stream_));
   }
+
+  /// How deep planes are read, from now on.
+  void set_planes(const PlaneReading& reading) { params_.planes = reading; }
 
   void begin_step(int tokens) {
     part_.tokens = tokens;
@@ -82,14 +88,15 @@ class DeviceStorage {
     const auto floats = static_cast<std::size_t>(vectors * s.head_dim);
     auto* result = output_.make<float>(floats);
     cuda::AttendOutputs out{MutableHeadRows::dense(result, Scalar::f32, s.query_heads, s.head_dim),
-                            lse_.make<float>(static_cast<std::size_t>(vectors))};
+                            lse_.make<float>(static_cast<std::size_t>(vectors)), nullptr,
+                            reinterpret_cast<BytesRead*>(bytes_read_.span().data())};
     if constexpr (observes) {
       sums_.resize(static_cast<std::size_t>(cache_->config().num_layers));
       out.column_sums = sums_[static_cast<std::size_t>(layer)].template make<float>(
           cache_->column_sum_floats(layer));
       observed_.push_back(layer);
     }
-    check(cuda::attend<DeviceHeadDims>(ref, in, out, workspace_.span(), {}, stream_));
+    check(cuda::attend<DeviceHeadDims>(ref, in, out, workspace_.span(), params_, stream_));
     check(cudaMemcpyAsync(output, result, floats * sizeof(float), cudaMemcpyDefault, stream_));
     check(cudaStreamSynchronize(stream_));
   }
@@ -110,6 +117,17 @@ class DeviceStorage {
   }
   void compact() { check(cache_->compact(part_.sequence, stream_).status()); }
 
+  /// Of all calls of attend so far: SessionMemory::share_read.
+  [[nodiscard]] double share_read() const {
+    std::vector<BytesRead> units(static_cast<std::size_t>(shape().unit.units));
+    check(cudaMemcpyAsync(units.data(), bytes_read_.span().data(), units.size() * sizeof(BytesRead),
+                          cudaMemcpyDefault, stream_));
+    check(cudaStreamSynchronize(stream_));
+    BytesRead sum;
+    for (const BytesRead& unit : units) sum += unit;
+    return static_cast<double>(sum.keys + sum.values) /
+           static_cast<double>(sum.keys_stored + sum.values_stored);
+  }
   [[nodiscard]] MemoryUsage memory_usage() const { return cache_->memory_usage(); }
   [[nodiscard]] const ClassShape& shape() const { return cache_->memory_plan().classes[0].shape; }
 
@@ -161,10 +179,12 @@ class DeviceStorage {
   AlignedMemory mirror_;
   std::vector<DeviceBuffer> factors_, calibrations_;
   DeviceBuffer parts_, keys_, values_, queries_, output_, lse_;
+  DeviceBuffer bytes_read_;         ///< `[unit]`, of all calls so far
   std::vector<DeviceBuffer> sums_;  ///< `[layer]`, of the step in progress
   std::vector<int> observed_;       ///< layers that have some
   std::optional<Cache> cache_;
   StepPart part_{};
+  AttendParams params_{};
 };
 
 template <Layout L, class Policy>

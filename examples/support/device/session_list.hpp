@@ -13,10 +13,11 @@
   template std::unique_ptr<Session> make_device_session<LAYOUT, __VA_ARGS__>( \
       const SessionConfig&, const SessionPolicy<__VA_ARGS__>&);
 
-#define TERSE_EXAMPLE_PLAIN_SESSIONS             \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, Identity) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, Fp8)      \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, Int8)     \
+#define TERSE_EXAMPLE_PLAIN_SESSIONS              \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Identity)  \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedKV) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Fp8)       \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Int8)      \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Int4Rotated)
 
 #define TERSE_EXAMPLE_KIVI_SESSIONS           \
@@ -56,6 +57,9 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN2)                                           \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant3)                                         \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant2)                                         \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedFixed16)                                   \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedInt8)                                      \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedInt4)                                      \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped2K1V)                                       \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped4, H2O>)        \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped4, SinkWindow>) \

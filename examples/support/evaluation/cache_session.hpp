@@ -1,6 +1,7 @@
 #pragma once
 
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <string>
 #include <tuple>
@@ -28,6 +29,7 @@ struct SessionPolicy {
   typename PolicyOf<Policy>::evictor::Params eviction{};
   EvictionSchedule schedule{};
   std::optional<TailSpec> tail{};
+  PlaneReading planes{};
 };
 
 /// A session over a cache of any layout and policy. `Storage`: HostStorage, or the device's.
@@ -38,7 +40,8 @@ class CacheSession final : public Session {
 
  public:
   CacheSession(const SessionConfig& config, const SessionPolicy<Policy>& row)
-      : config_(config), schedule_(row.schedule), storage_(config.pool) {
+      : config_(config), schedule_(row.schedule), planes_(row.planes), storage_(config.pool) {
+    storage_.set_planes(planes_);
     const LlamaConfig& model = config.model->config();
     if (config.chunk_tail) {
       if (schedule_.every_tokens > 0) {
@@ -82,7 +85,8 @@ class CacheSession final : public Session {
   [[nodiscard]] int natural_step_tokens() const override {
     int step = config_.max_step_tokens;
     if (schedule_.every_tokens > 0) step = std::min(step, schedule_.every_tokens);
-    return step;
+    // Queries that are read for together need more planes than one.
+    return planes_.rule == PlaneRule::everything ? step : 1;
   }
 
   void begin_step(int tokens) override {
@@ -116,7 +120,10 @@ class CacheSession final : public Session {
     const MemoryUsage usage = storage_.memory_usage();
     return {.bits_per_element = storage_.shape().bits_per_element(),
             .page_bytes = static_cast<double>(usage.page_bytes_held),
-            .other_bytes = static_cast<double>(usage.tail_bytes + usage.state_bytes)};
+            .other_bytes = static_cast<double>(usage.tail_bytes + usage.state_bytes),
+            .share_read = planes_.rule == PlaneRule::everything
+                              ? std::numeric_limits<double>::quiet_NaN()
+                              : storage_.share_read()};
   }
 
   [[nodiscard]] double generation_overhead_bytes() const override {
@@ -165,6 +172,7 @@ class CacheSession final : public Session {
 
   SessionConfig config_;
   EvictionSchedule schedule_;
+  PlaneReading planes_;
   CacheConfig cache_config_;
   typename Cache::Configs policies_;
   std::vector<ProjectionFactors> factors_;

@@ -24,6 +24,9 @@ class HostStorage {
   /// \param pool threads of attention; null: the calling thread
   explicit HostStorage(ThreadPool* pool) : pool_(pool) {}
 
+  /// How deep planes are read, from now on.
+  void set_planes(const PlaneReading& reading) { params_.planes = reading; }
+
   /// An empty cache with one sequence, instead of any there was.
   void start(const CacheConfig& config, const typename Cache::Configs& policies) {
     const auto plan = Cache::plan(config, policies);
@@ -61,14 +64,15 @@ class HostStorage {
     if constexpr (observes) sums.resize(cache_->column_sum_floats(layer));
     const AttendInputs in{
         parts, HeadRows::dense(queries, Scalar::f32, shape().query_heads, shape().head_dim)};
+    bytes_read_.resize(static_cast<std::size_t>(shape().unit.units));
     const AttendOutputs out{
         MutableHeadRows::dense(output, Scalar::f32, shape().query_heads, shape().head_dim), nullptr,
-        observes ? sums.data() : nullptr};
+        observes ? sums.data() : nullptr, bytes_read_.data()};
     if (pool_ != nullptr) {
-      check(cpu::attend(ref, in, out, workspace_.span(), {},
+      check(cpu::attend(ref, in, out, workspace_.span(), params_,
                         [this](int count, auto&& f) { pool_->parallel_for(count, f); }));
     } else {
-      check(cpu::attend(ref, in, out, workspace_.span()));
+      check(cpu::attend(ref, in, out, workspace_.span(), params_));
     }
   }
   /// Commits the step, then feeds the evictor.
@@ -85,6 +89,13 @@ class HostStorage {
   }
   void compact() { check(cache_->compact(part_.sequence).status()); }
 
+  /// Of all calls of attend so far: SessionMemory::share_read.
+  [[nodiscard]] double share_read() const {
+    BytesRead sum;
+    for (const BytesRead& unit : bytes_read_) sum += unit;
+    return static_cast<double>(sum.keys + sum.values) /
+           static_cast<double>(sum.keys_stored + sum.values_stored);
+  }
   [[nodiscard]] MemoryUsage memory_usage() const { return cache_->memory_usage(); }
   [[nodiscard]] const ClassShape& shape() const { return cache_->memory_plan().classes[0].shape; }
 
@@ -95,6 +106,8 @@ class HostStorage {
   AlignedMemory pages_, tails_, state_, workspace_;
   std::optional<Cache> cache_;
   StepPart part_{};
+  AttendParams params_{};
+  std::vector<BytesRead> bytes_read_;            ///< `[unit]`
   std::vector<std::vector<float>> column_sums_;  ///< `[layer]`, of the step in progress
 };
 

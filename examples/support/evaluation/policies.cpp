@@ -11,6 +11,7 @@ const std::vector<PolicyRow>& policy_rows() {
     add_quantisation_rows(&list);
     add_level_rows(&list);
     add_baseline_rows(&list);
+    add_plane_rows(&list);
     add_shaped_rows(&list);
     add_streaming_rows(&list);
     add_heavy_hitter_rows(&list);

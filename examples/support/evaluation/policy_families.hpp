@@ -10,6 +10,7 @@ namespace terse::examples {
 void add_quantisation_rows(std::vector<PolicyRow>* rows);
 void add_level_rows(std::vector<PolicyRow>* rows);
 void add_baseline_rows(std::vector<PolicyRow>* rows);
+void add_plane_rows(std::vector<PolicyRow>* rows);
 void add_shaped_rows(std::vector<PolicyRow>* rows);
 void add_streaming_rows(std::vector<PolicyRow>* rows);
 void add_heavy_hitter_rows(std::vector<PolicyRow>* rows);

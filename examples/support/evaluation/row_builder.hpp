@@ -35,6 +35,13 @@ SessionMaker session_of(std::optional<TailSpec> tail = {}) {
       [tail](const SessionConfig&) { return SessionPolicy<Policy>{.tail = tail}; });
 }
 
+/// A maker of sessions for planes that are read as `planes` says.
+template <class Policy>
+SessionMaker planes_session(const PlaneReading& planes) {
+  return maker_of<Shared, Policy>(
+      [planes](const SessionConfig&) { return SessionPolicy<Policy>{.planes = planes}; });
+}
+
 /// Tokens that a budget of `share` of the longest sequence keeps.
 inline int budget_tokens(const SessionConfig& config, double share) {
   return std::max(16, static_cast<int>(config.max_tokens * share));

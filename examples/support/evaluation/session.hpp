@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstddef>
+#include <limits>
 #include <memory>
 #include <span>
 #include <string>
@@ -47,6 +48,8 @@ struct SessionMemory {
   double bits_per_element = 0;
   double page_bytes = 0;   ///< pages held
   double other_bytes = 0;  ///< tails, tables, masks, evictor state
+  /// Of the bytes of encoded blocks that attention went over, those that it read; NaN: not counted.
+  double share_read = std::numeric_limits<double>::quiet_NaN();
 };
 
 /// One sequence in a cache under some policy.

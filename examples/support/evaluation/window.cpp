@@ -63,6 +63,7 @@ std::vector<float> run_window(const LlamaModel& model, const SessionConfig& conf
   }
   if (memory != nullptr) {
     memory->bits_per_element = session.memory().bits_per_element;
+    memory->share_read = session.memory().share_read;
     memory->bytes_per_token = (page_bytes + session.generation_overhead_bytes()) / count;
   }
   return x;

@@ -30,6 +30,7 @@ struct LayerTrace {
 struct WindowMemory {
   double bits_per_element = 0;
   double bytes_per_token = 0;  ///< pages held, tails and tables of single-token decoding
+  double share_read = 0;       ///< as SessionMemory's
 };
 
 /// The residual stream [token, hidden] after the last layer, decoding through a cache: at each

@@ -16,6 +16,7 @@ inline constexpr std::array result_fields = {
     ResultField{"bits_per_element", &ResultRow::bits_per_element},
     ResultField{"bytes_per_token", &ResultRow::bytes_per_token},
     ResultField{"compression_ratio", &ResultRow::compression_ratio},
+    ResultField{"share_read", &ResultRow::share_read},
     ResultField{"mean_kl", &ResultRow::mean_kl},
     ResultField{"median_kl", &ResultRow::median_kl},
     ResultField{"p99_kl", &ResultRow::p99_kl},

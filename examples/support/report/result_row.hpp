@@ -29,6 +29,7 @@ struct ResultRow {
   double bits_per_element = not_measured;
   double bytes_per_token = not_measured;
   double compression_ratio = not_measured;  ///< 16-bit bytes / bytes
+  double share_read = not_measured;         ///< of the stored bytes, by attention
   double mean_kl = not_measured;            ///< nats
   double median_kl = not_measured;
   double p99_kl = not_measured;

@@ -124,6 +124,7 @@ Table result_table(const std::vector<ResultRow>& rows) {
       {"bits/\nelem", &ResultRow::bits_per_element, fixed(2)},
       {"bytes/\ntoken", &ResultRow::bytes_per_token, grouped},
       {"ratio", &ResultRow::compression_ratio, fixed(2)},
+      {"read\n%", &ResultRow::share_read, percent},
       {"KL\nmean", &ResultRow::mean_kl, divergence},
       {"KL\nmedian", &ResultRow::median_kl, divergence},
       {"KL\n99%", &ResultRow::p99_kl, divergence},

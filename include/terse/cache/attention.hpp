@@ -9,6 +9,9 @@
 #include "terse/core/bits.hpp"
 #include "terse/core/head_rows.hpp"
 #include "terse/core/span.hpp"
+#include "terse/policy/plane_reading.hpp"
+#include "terse/quant/plane_exponents.hpp"
+#include "terse/quant/planes.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -26,6 +29,7 @@ struct AttendParams {
   bool latent_output = false;  ///< with a projector: give `[row, query_head, value_rank]`
   bool require_specialized = false;
   ///< refuse to read codes through `decode`, or by portable code where vector code serves others
+  PlaneReading planes{};  ///< how deep codes that are stored as planes are read
 };
 
 /// The query rows of part i are the newest `parts[i].tokens` positions of its sequence, of a step
@@ -42,6 +46,8 @@ struct AttendOutputs {
   /// `[part, unit, entry, 64]` or null: attention probabilities summed over the rows of a part and
   /// the query heads of a unit. Written for the entries in use. Sizes: KVCache::column_sum_floats.
   float* column_sums = nullptr;
+  /// `[part, unit]` or null: what the call read of encoded blocks is added here.
+  BytesRead* bytes_read = nullptr;
 };
 
 /// Combines two attention states over disjoint token sets, in place of the first: outputs
@@ -148,6 +154,27 @@ template <class Ref>
   return false;
 }
 
+/// What can be wrong with the reading of planes.
+template <class Policy>
+[[nodiscard]] Status check_planes(const PlaneReading& reading) noexcept {
+  using K = typename Policy::key_codec;
+  using V = typename Policy::value_codec;
+  if (Status s = reading.validate(); !s.ok()) return s;
+  if (reading.rule == PlaneRule::everything) return {};
+  if (Policy::projects && (PlaneCodec<K> || PlaneCodec<V>)) {
+    return error(StatusCode::unsupported,
+                 "terse::attend: planes of latents are read whole: what a tolerance would bound is "
+                 "not the output; use PlaneRule::everything");
+  }
+  if (reading.rule == PlaneRule::tolerance) return {};
+  if ((PlaneCodec<K> && !ExponentPlanes<K>) || (PlaneCodec<V> && !ExponentPlanes<V>)) {
+    return error(StatusCode::unsupported,
+                 "terse::attend: PlaneRule::exponents is for planes of fp16 numbers; use "
+                 "PlaneRule::tolerance");
+  }
+  return {};
+}
+
 [[nodiscard]] inline Status check_strides(std::int64_t row_stride, std::int64_t head_stride,
                                           std::int64_t rows, int heads, int channels) noexcept {
   if ((heads > 1 && head_stride < channels) || (rows > 1 && row_stride < channels)) {
@@ -211,6 +238,7 @@ template <class Ref>
                  "terse::attend: a sliding window counts positions of the text, cache-index "
                  "positions do not; use the evictor's window");
   }
+  if (Status s = check_planes<typename Ref::policy>(params.planes); !s.ok()) return s;
   for (int head = 0; params.sink_logits != nullptr && head < r.shape.query_heads; ++head) {
     if (!(params.sink_logits[head] < INFINITY)) {
       return error(StatusCode::invalid_argument,

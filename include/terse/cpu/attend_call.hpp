@@ -8,6 +8,7 @@
 
 #include "terse/cache/attention.hpp"
 #include "terse/config.hpp"
+#include "terse/cpu/aligned_values.hpp"
 #include "terse/cpu/block_reader.hpp"
 #include "terse/cpu/dispatch.hpp"
 #include "terse/cpu/latent_keys.hpp"
@@ -81,6 +82,8 @@ struct ItemScratch {
   float* rebuilt = nullptr;        ///< rebuilt keys of one head, [head_dim, 64]
   float* vector = nullptr;         ///< one vector of any width
   AngleTables angles{};            ///< for rebuilt keys
+  BytesRead* bytes = nullptr;      ///< of encoded blocks
+  AlignedValues aligned{};         ///< of planes of fp16 numbers
 };
 
 template <class Ref>
@@ -115,6 +118,14 @@ void carve_item(const Ref& r, const KernelTable& table, const PartShape& p, Aren
     s->values = arena.take<float>(value_width * block_tokens);
   }
   s->vector = arena.take<float>(std::max({head_dim, key_width, value_width}));
+  s->bytes = arena.take<BytesRead>(1);
+  if constexpr (ExponentPlanes<typename Policy::value_codec> && !Policy::projects) {
+    s->aligned.likely = arena.take<LikelyToken>(vectors * estimate_tokens);
+    s->aligned.states = arena.take<SoftmaxState>(vectors);
+    s->aligned.aligned = arena.take<int>(vectors);
+    s->aligned.exponents = arena.take<std::uint8_t>(value_width);
+    s->aligned.estimate = arena.take<float>(value_width);
+  }
   if constexpr (Policy::projects) {
     s->rebuilt = arena.take<float>(head_dim * block_tokens);
     const auto pairs = static_cast<std::size_t>(r.rope.rotary_dim / 2);

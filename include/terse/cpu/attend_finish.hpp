@@ -51,6 +51,11 @@ void finish_unit(const AttendCall<Ref>& call, std::size_t part, int unit,
   const ItemScratch s = item_scratch(call, part, unit, 0);
   const int group = shape.query_heads / shape.kv_heads;
   const auto width = static_cast<std::size_t>(shape.value_width);
+  if (call.out.bytes_read != nullptr) {
+    BytesRead& total = call.out.bytes_read[part * static_cast<std::size_t>(shape.unit.units) +
+                                           static_cast<std::size_t>(unit)];
+    for (int split = 0; split < p.splits; ++split) total += *at_split(items, s.bytes, split);
+  }
   for (int h = 0; h < shape.unit.heads_per_unit; ++h) {
     for (int row = 0; row < p.rows; ++row) {
       for (int g = 0; g < group; ++g) {

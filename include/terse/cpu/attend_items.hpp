@@ -12,6 +12,7 @@
 #include "terse/cpu/basis.hpp"
 #include "terse/cpu/block_reader.hpp"
 #include "terse/cpu/latent_keys.hpp"
+#include "terse/cpu/plane_blocks.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -128,26 +129,13 @@ void latent_scores(const AttendCall<Ref>& call, Source source, int sequence, int
   }
 }
 
-/// Logits of all query vectors of a unit against one block.
+/// Adds what products with stored keys lack to logits, and caps them.
 template <class Ref>
-void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int unit, int entry,
-                  int variant, const std::byte* block, const std::byte* next, const PartShape& p,
-                  const ItemScratch& s) noexcept {
+void finish_scores(const AttendCall<Ref>& call, Source source, [[maybe_unused]] int variant,
+                   const PartShape& p, const ItemScratch& s) noexcept {
   using Policy = typename Ref::policy;
-  using KeyCodec = typename Policy::key_codec;
-  const ClassShape& shape = call.r.shape;
   const int tokens = source_tokens(source);
-  if constexpr (Policy::projects) {
-    latent_scores(call, source, sequence, unit, entry, variant, block, p, s);
-  } else if (source == Source::encoded) {
-    BlockReader<KeyCodec>::scores(call.table, call.r.context(Side::key, unit, 0), block,
-                                  s.queries[variant], s.prepared[variant], p.vectors, s.scores,
-                                  s.keys, next);
-  } else {
-    call.table.scores_f16(s.queries[variant], p.vectors, shape.key_width,
-                          reinterpret_cast<const F16*>(block), tokens, s.scores, next);
-  }
-  if constexpr (HasQueryOffset<KeyCodec> && !Policy::projects) {
+  if constexpr (HasQueryOffset<typename Policy::key_codec> && !Policy::projects) {
     for (int v = 0; v < p.vectors; ++v) {
       float* scores = s.scores + std::ptrdiff_t{v} * block_tokens;
       for (int t = 0; t < tokens; ++t) scores[t] += s.offsets[variant][v];
@@ -159,6 +147,47 @@ void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int 
                           call.params.logit_soft_cap);
     }
   }
+}
+
+/// Logits of all query vectors of a unit against one block.
+template <class Ref>
+void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int unit, int entry,
+                  int variant, const std::byte* block, const std::byte* next, const PartShape& p,
+                  const ItemScratch& s) noexcept {
+  using Policy = typename Ref::policy;
+  using KeyCodec = typename Policy::key_codec;
+  const ClassShape& shape = call.r.shape;
+  const int tokens = source_tokens(source);
+  if constexpr (Policy::projects) {
+    if (source == Source::encoded) {
+      const auto streams = static_cast<std::uint64_t>(shape.unit.key_streams);
+      const std::uint64_t stored = streams * whole_bytes<KeyCodec>(Side::key, shape.key_width);
+      s.bytes->keys_stored += stored;
+      s.bytes->keys += stored;
+    }
+    latent_scores(call, source, sequence, unit, entry, variant, block, p, s);
+  } else if (source == Source::encoded) {
+    const std::uint64_t stored = whole_bytes<KeyCodec>(Side::key, shape.key_width);
+    s.bytes->keys_stored += stored;
+    if constexpr (PlaneCodec<KeyCodec>) {
+      if (call.params.planes.rule != PlaneRule::everything) {
+        s.bytes->keys +=
+            decode_keys<KeyCodec>(call.r.context(Side::key, unit, 0), block, s.queries[variant],
+                                  p.vectors, call.scale, call.params.planes, s.vector, s.keys);
+        call.table.scores_f32(s.queries[variant], p.vectors, shape.key_width, s.keys, block_tokens,
+                              s.scores);
+        return finish_scores(call, source, variant, p, s);
+      }
+    }
+    s.bytes->keys += stored;
+    BlockReader<KeyCodec>::scores(call.table, call.r.context(Side::key, unit, 0), block,
+                                  s.queries[variant], s.prepared[variant], p.vectors, s.scores,
+                                  s.keys, next);
+  } else {
+    call.table.scores_f16(s.queries[variant], p.vectors, shape.key_width,
+                          reinterpret_cast<const F16*>(block), tokens, s.scores, next);
+  }
+  finish_scores(call, source, variant, p, s);
 }
 
 /// Where the next entry's keys and values will be read, as a hint.
@@ -179,10 +208,30 @@ template <class Ref>
   return {r.tail_block(sequence, unit, first), false};
 }
 
-/// accumulators += probabilities * values of one block.
+/// Decodes the values of a block as deep as the call's rule and `probabilities` ask. Gives the
+/// bytes read.
+template <PlaneCodec C, class Ref>
+[[nodiscard]] std::uint64_t decode_deep_values(const AttendCall<Ref>& call,
+                                               const CodecContext& context, const std::byte* block,
+                                               const float* probabilities,
+                                               std::ptrdiff_t first_vector, int vectors,
+                                               std::int64_t tokens, const ItemScratch& s) noexcept {
+  const PlaneReading& reading = call.params.planes;
+  if constexpr (ExponentPlanes<C> && !Ref::policy::projects) {
+    if (reading.rule == PlaneRule::exponents) {
+      return decode_aligned_values<C>(context, block, probabilities, s.states, vectors, s.aligned,
+                                      reading.margin, s.values);
+    }
+  }
+  return decode_values<C>(context, block, probabilities, s.states + first_vector, vectors, tokens,
+                          reading, s.values);
+}
+
+/// accumulators += probabilities * values of one block. `tokens`: of the sequence.
 template <class Ref>
 void block_values(const AttendCall<Ref>& call, Source source, int unit, const std::byte* block,
-                  const NextBlock& next, const PartShape& p, const ItemScratch& s) noexcept {
+                  std::int64_t tokens, const NextBlock& next, const PartShape& p,
+                  const ItemScratch& s) noexcept {
   using ValueCodec = typename Ref::policy::value_codec;
   const ClassShape& shape = call.r.shape;
   const int per_stream = p.vectors / shape.unit.value_streams;
@@ -196,14 +245,27 @@ void block_values(const AttendCall<Ref>& call, Source source, int unit, const st
                                          : shape.exact_value_offset(stream, block_tokens));
     float* accumulators = s.accumulators + first * shape.value_width;
     if (source == Source::encoded) {
-      BlockReader<ValueCodec>::values(call.table, call.r.context(Side::value, unit, stream),
-                                      block + shape.value_offset(stream), probabilities, per_stream,
-                                      accumulators, s.values, hint);
+      const CodecContext context = call.r.context(Side::value, unit, stream);
+      const std::uint64_t stored = whole_bytes<ValueCodec>(Side::value, shape.value_width);
+      s.bytes->values_stored += stored;
+      if constexpr (PlaneCodec<ValueCodec>) {
+        if (call.params.planes.rule != PlaneRule::everything) {
+          s.bytes->values +=
+              decode_deep_values<ValueCodec>(call, context, block + shape.value_offset(stream),
+                                             probabilities, first, per_stream, tokens, s);
+          call.table.values_f32(probabilities, per_stream, shape.value_width, s.values,
+                                block_tokens, accumulators);
+          continue;
+        }
+      }
+      s.bytes->values += stored;
+      BlockReader<ValueCodec>::values(call.table, context, block + shape.value_offset(stream),
+                                      probabilities, per_stream, accumulators, s.values, hint);
     } else {
-      const int tokens = source_tokens(source);
+      const int pitch = source_tokens(source);
       call.table.values_f16(
           probabilities, per_stream, shape.value_width,
-          reinterpret_cast<const F16*>(block + shape.exact_value_offset(stream, tokens)), tokens,
+          reinterpret_cast<const F16*>(block + shape.exact_value_offset(stream, pitch)), pitch,
           accumulators, hint);
     }
   }
@@ -247,6 +309,51 @@ void visit_blocks(const AttendCall<Ref>& call, int sequence, int unit, int begin
   }
 }
 
+/// Whether it depends on all logits how deep values are read.
+template <class Ref>
+inline constexpr bool may_take_two_passes =
+    ExponentPlanes<typename Ref::policy::value_codec> && !Ref::policy::projects;
+template <class Ref>
+[[nodiscard]] bool takes_two_passes(const PlaneReading& reading) noexcept {
+  return may_take_two_passes<Ref> && reading.rule == PlaneRule::exponents;
+}
+
+/// The first of two passes over a unit's entries, up to `end`.
+template <class Ref>
+void align_values(const AttendCall<Ref>& call, int sequence, int unit, int end, const PartShape& p,
+                  const ItemScratch& s) noexcept {
+  using ValueCodec = typename Ref::policy::value_codec;
+  const ClassShape& shape = call.r.shape;
+  const CodecContext context = call.r.context(Side::value, unit, 0);
+  const int group = shape.query_heads / shape.kv_heads;
+  const auto values = [&](int entry) {
+    return call.r.block(sequence, unit, entry) + shape.value_offset(0);
+  };
+  std::fill_n(s.aligned.likely, std::ptrdiff_t{p.vectors} * estimate_tokens, LikelyToken{});
+  std::fill_n(s.aligned.states, p.vectors, SoftmaxState{});
+  std::fill_n(s.aligned.exponents, context.width, std::uint8_t{0});
+  visit_blocks(call, sequence, unit, 0, end, p, s,
+               [&](Source source, int e, int variant, auto&& select) {
+                 block_scores(call, source, sequence, unit, e, variant,
+                              source_block(call.r, source, sequence, unit, e), nullptr, p, s);
+                 const bool is_encoded = source == Source::encoded;
+                 std::uint64_t read = 0;
+                 for (int v = 0; v < p.vectors; ++v) {
+                   const std::uint64_t mask = select(v / group % p.rows);
+                   take_logits(call.table, s.aligned, v, is_encoded ? e : -1, mask,
+                               s.scores + std::ptrdiff_t{v} * block_tokens);
+                   read |= mask;
+                 }
+                 if (is_encoded) {
+                   take_exponents<ValueCodec>(context.width, values(e), read, s.aligned.exponents);
+                 }
+               });
+  for (int v = 0; v < p.vectors; ++v) {
+    estimate_output<ValueCodec>(context, s.aligned, v, values, s.values);
+  }
+  *s.bytes = {};  // the second pass reads the same, and counts it
+}
+
 template <class Ref>
 void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split,
               std::int64_t row0) noexcept {
@@ -257,14 +364,20 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
   const ItemScratch s = item_scratch(call, part, unit, split);
   const int width = r.shape.value_width;
   for (int v = 0; v < p.vectors; ++v) s.states[v] = SoftmaxState{};
+  *s.bytes = {};
   std::memset(
       s.accumulators, 0,
       static_cast<std::size_t>(p.vectors) * static_cast<std::size_t>(width) * sizeof(float));
+  const bool is_whole = p.splits == 1 || takes_two_passes<Ref>(call.params.planes);
+  if (is_whole && split > 0) return;  // split 0 reads everything
   load_queries(call, part, unit, row0, p, s);
   if constexpr (Ref::policy::projects) fill_offsets(r.rope, s.angles);
   const int count = r.entry_count(sequence, r.row_of_unit(unit));
-  const int begin = p.splits == 1 ? 0 : split * split_entries;
-  const int end = p.splits == 1 ? count : std::min(count, begin + split_entries);
+  const int begin = is_whole ? 0 : split * split_entries;
+  const int end = is_whole ? count : std::min(count, begin + split_entries);
+  if constexpr (may_take_two_passes<Ref>) {
+    if (takes_two_passes<Ref>(call.params.planes)) align_values(call, sequence, unit, end, p, s);
+  }
   const int group = r.shape.query_heads / r.shape.kv_heads;
   visit_blocks(
       call, sequence, unit, begin, end, p, s,
@@ -285,7 +398,7 @@ void run_item(const AttendCall<Ref>& call, std::size_t part, int unit, int split
                                     s.accumulators + first * static_cast<std::size_t>(width));
           }
         }
-        block_values(call, source, unit, block, next, p, s);
+        block_values(call, source, unit, block, r.visible_tokens(sequence), next, p, s);
       });
 }
 

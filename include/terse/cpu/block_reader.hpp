@@ -11,6 +11,7 @@
 #include "terse/policy/identity.hpp"
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/level_codes.hpp"
+#include "terse/quant/planes.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -58,13 +59,24 @@ void decode_levels(const KernelTable& table, const CodecContext& context, const 
   }
 }
 
-/// Any codec, decoded to fp32 and multiplied as a matrix: levels of a table by vectors, others
-/// through `decode`.
+/// Decodes a block of planes, all of them, to fp32, keys `[channel, 64]`, values `[64, channel]`.
+template <PlaneCodec C>
+void decode_planes(const CodecContext& context, const std::byte* block, float* out) noexcept {
+  const int length = C::run_length(context.width);
+  for (int run = 0; run < C::runs(context.width); ++run) {
+    C::decode_run(context, block, run, C::num_planes, out + std::ptrdiff_t{run} * length);
+  }
+}
+
+/// Any codec, decoded to fp32 and multiplied as a matrix: levels of a table by vectors, planes run
+/// by run, others through `decode`.
 template <class C>
 struct BlockReader {
   static constexpr bool specialized = LevelCodec<C>;
   static constexpr const char* name = [] {
-    if constexpr (LevelCodec<C>) {
+    if constexpr (PlaneCodec<C>) {
+      return C::bits == 16 ? "planes_8_4_4" : C::bits == 8 ? "planes_4_4" : "planes_2_2";
+    } else if constexpr (LevelCodec<C>) {
       return C::bits == 2 ? "levels_2_bit" : C::bits == 3 ? "levels_3_bit" : "levels_4_bit";
     } else {
       return "generic_decode";
@@ -84,6 +96,8 @@ struct BlockReader {
                      const std::byte* block, float* out) noexcept {
     if constexpr (LevelCodec<C>) {
       decode_levels<C>(table, context, block, out);
+    } else if constexpr (PlaneCodec<C>) {
+      decode_planes<C>(context, block, out);
     } else {
       decode_elements<C>(context, block, out);
     }

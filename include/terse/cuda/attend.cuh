@@ -23,7 +23,8 @@ namespace cuda {
 /// Whether tensor-core kernels read the policy's codes as they are stored, for head dimension
 /// `Width`, rather than through the codec's `decode`.
 template <class Ref, int Width>
-inline constexpr bool is_specialized = detail::reads_codes<Ref, Width>;
+inline constexpr bool is_specialized = detail::reads_codes<Ref, Width> ||
+                                       detail::reads_planes<Ref, Width>();
 
 /// Names of the readers of keys and values that attend runs, for example
 /// "affine_2_bit_per_channel" or "decode".

@@ -21,11 +21,13 @@ TEST_CASE("results_csv has a header and exact numbers", "[report]") {
   row.p99_kl = std::numeric_limits<double>::infinity();
   row.p999_kl = terse::examples::not_measured;
   const std::string csv = results_csv({row});
-  CHECK(csv.find("policy,description,family,bits_per_element,bytes_per_token,compression_ratio,"
-                 "mean_kl,median_kl,p99_kl,p999_kl,perplexity,delta_log_perplexity,"
-                 "delta_log_perplexity_error,top1_agreement,passkey_digits_right,passkey_nll,"
-                 "tokens_per_second,scored_positions\r\n") == 0);
-  const std::string expected_start = "kivi-2,\"keys, \"\"values\"\"\",two_bit,4,5760,4,0.1,";
+  CHECK(
+      csv.find(
+          "policy,description,family,bits_per_element,bytes_per_token,compression_ratio,share_read,"
+          "mean_kl,median_kl,p99_kl,p999_kl,perplexity,delta_log_perplexity,"
+          "delta_log_perplexity_error,top1_agreement,passkey_digits_right,passkey_nll,"
+          "tokens_per_second,scored_positions\r\n") == 0);
+  const std::string expected_start = "kivi-2,\"keys, \"\"values\"\"\",two_bit,4,5760,4,,0.1,";
   CHECK(csv.find("\r\n" + expected_start) != std::string::npos);
   INFO(csv);
   // Nothing between the commas for what is infinite or was not measured.

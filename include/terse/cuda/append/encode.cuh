@@ -19,6 +19,7 @@
 #include "terse/policy/identity.hpp"
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/fp8.hpp"
+#include "terse/quant/planes.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -37,7 +38,8 @@ concept SplitsEncoding = AffineCodec<C> &&
 
 /// Whether threads share the work; else the first one calls the codec.
 template <class C>
-inline constexpr bool encodes_together = SplitsEncoding<C> || ShapesErrors<C> || PlainCodec<C>;
+inline constexpr bool encodes_together =
+    SplitsEncoding<C> || ShapesErrors<C> || PlainCodec<C> || PlaneCodec<C>;
 
 /// Floats between rows of a tile: threads that each read a token then meet in no bank. Codecs that
 /// are called whole want dense rows.
@@ -172,6 +174,21 @@ __device__ __forceinline__ void encode_words_of_side(const CodecContext& context
   }
 }
 
+/// A thread a channel of keys, or a token's value. By all threads of the block, which do not meet
+/// at the end.
+template <PlaneCodec C>
+__device__ void encode_runs(const CodecContext& context, const TokenTile& tile, std::byte* block) {
+  const bool by_channel = C::granularity == Granularity::per_channel;
+  const int runs = by_channel ? context.width : tile.count;
+  for (int i = static_cast<int>(threadIdx.x); i < runs; i += static_cast<int>(blockDim.x)) {
+    if (by_channel) {
+      C::encode_run(context, tile.row(0) + i, static_cast<std::size_t>(tile.stride), i, block);
+    } else {
+      C::encode_run(context, tile.row(tile.first + i), 1, tile.first + i, block);
+    }
+  }
+}
+
 /// Encodes the tile's tokens, which are in the codec's basis and may be written over; `seals`: all
 /// 64 of a block at once. By all threads of the block, which do not meet at the end.
 template <Codec C>
@@ -185,6 +202,8 @@ __device__ void encode_tokens(const CodecContext& context, const TokenTile& tile
     encode_words_of_side<RoundedCodes<C>>(context, tile, scratch, block);
   } else if constexpr (PlainCodec<C>) {
     encode_plain<C>(context, tile, block);
+  } else if constexpr (PlaneCodec<C>) {
+    encode_runs<C>(context, tile, block);
   } else if (threadIdx.x == 0) {
     if constexpr (CanEncodeBlock<C>) {
       if (seals) return C::encode_block(context, tile.x, block);

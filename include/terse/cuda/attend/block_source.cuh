@@ -15,6 +15,7 @@
 #include "terse/cuda/warp/block_ring.cuh"
 #include "terse/policy/identity.hpp"
 #include "terse/quant/affine_group.hpp"
+#include "terse/quant/plane_exponents.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -58,6 +59,8 @@ consteval const char* reader_name() {
                          : "affine_8_bit_per_token";
   } else if constexpr (PlainCodec<Codec>) {
     return Codec::plain_format == PlainFormat::f16 ? "plain_f16" : "plain_e4m3";
+  } else if constexpr (ExponentPlanes<Codec>) {
+    return "planes_8_4_4";
   } else {
     return "decode";
   }
@@ -270,6 +273,7 @@ class BlockSource<Config, Segment, true> {
                 barriers_bytes);
 
  public:
+  static constexpr bool reads_planes = false;
   static constexpr int shared_bytes = Config::warps * (ring_bytes + barriers_bytes);
 
   __device__ __forceinline__ BlockSource(std::byte* shared, int warp, int lane) {
@@ -376,6 +380,7 @@ class BlockSource<Config, Segment, false> {
  public:
   using Keys = PlainKeys<Identity, Config::width, Config::tiles>;
   using Values = PlainValues<Identity, Config::width, Config::tiles>;
+  static constexpr bool reads_planes = false;
   static constexpr int shared_bytes =
       Config::warps * (tile_bytes + static_cast<int>(sizeof(EntryNote)));
 

@@ -40,6 +40,10 @@ struct AttendOutputs {
   /// `[part, unit, entry, 64]` or null: see sum_attention_columns. Needs lse_ln; and a policy whose
   /// evictor takes column sums, so that the others need not compile their kernels.
   float* column_sums = nullptr;
+  /// `[part, unit]` or null: what the call reads of encoded blocks is added here, once for every 8
+  /// query vectors of a unit (16, below 256 channels and for more than 8). Not counted: latents,
+  /// and tokens of a prefix to which distances are those in the cache.
+  BytesRead* bytes_read = nullptr;
 };
 
 /// What an attend call may take of the device. Results differ by rounding only.
@@ -103,6 +107,14 @@ template <class Ref>
     return error(StatusCode::unsupported,
                  "terse::cuda::attend: one call would have more than 2^31 blocks to visit; call "
                  "with fewer rows at a time");
+  }
+  if (Status s = terse::detail::check_planes<Policy>(params.planes); !s.ok()) return s;
+  if (params.planes.rule == PlaneRule::exponents &&
+      (PlaneCodec<typename Policy::key_codec> || PlaneCodec<typename Policy::value_codec>)) {
+    return error(
+        StatusCode::unsupported,
+        "terse::cuda::attend: PlaneRule::exponents takes two passes over a sequence and is "
+        "served on the host; use PlaneRule::tolerance");
   }
   const auto is_bad = [](float x) { return !(x >= 0.0f) || !is_finite(x); };
   if (is_bad(params.softmax_scale) || is_bad(params.logit_soft_cap) ||

@@ -7,7 +7,7 @@
 
 #include "terse/cache/attention.hpp"
 #include "terse/config.hpp"
-#include "terse/cuda/attend/block_source.cuh"
+#include "terse/cuda/attend/plane_source.cuh"
 #include "terse/cuda/attend/row_masks.cuh"
 #include "terse/cuda/attend/segment.cuh"
 #include "terse/cuda/attend/softmax.cuh"
@@ -34,7 +34,7 @@ template <class Config>
 struct KernelContext {
   using Ref = typename Config::Ref;
   using Policy = typename Ref::policy;
-  using Source = BlockSource<Config, Segment>;
+  using Source = SourceOf<Config, Segment>;
   using Keys = typename Source::Keys;
   using Values = typename Source::Values;
   using Order = typename Keys::Order;

@@ -36,6 +36,7 @@ struct AttendConfig {
 template <class Ref, int Width, int Tiles, Hardware H>
 consteval AttendTuning default_tuning() {
   using Policy = typename Ref::policy;
+  if (reads_planes<Ref, Width>()) return {H == Hardware::hopper ? 8 : 4, 1, 1, false};
   // Blocks that `decode` unpacks take one fp16 tile of keys or values a warp.
   if (!reads_codes<Ref, Width>) {
     return {4, 1, 1, false};
@@ -100,6 +101,7 @@ template <class Ref>
   }
   call->output = out.output;
   call->lse_ln = out.lse_ln;
+  call->bytes_read = out.bytes_read;
   call->arrivals = reinterpret_cast<unsigned*>(workspace.data() + w.counters_offset);
   call->partial_sums = reinterpret_cast<float*>(workspace.data());
   call->partial_states = reinterpret_cast<float2*>(workspace.data() + w.states_offset);
@@ -179,7 +181,7 @@ template <class Ref, int... Dims, class F>
                         r.shape.head_dim);
   const auto try_dim = [&]<int Dim>() {
     if (r.shape.head_dim != Dim) return;
-    if (params.require_specialized && !reads_codes<Ref, Dim>) {
+    if (params.require_specialized && !reads_codes<Ref, Dim> && !reads_planes<Ref, Dim>()) {
       status = error(StatusCode::unsupported,
                      "terse::cuda::attend: no specialised kernel reads this policy's codes at this "
                      "head dimension (docs/cuda.md says which are read); drop require_specialized");

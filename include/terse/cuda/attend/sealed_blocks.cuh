@@ -66,10 +66,10 @@ struct SealedBlocks : QueryTile<Config> {
     std::uint32_t read[2];  ///< of the row that it names for each pair of steps
   };
 
-  /// Probabilities `[tile, m-tile, half]` through shared memory into B operands.
-  __device__ __forceinline__ static void exchange(const std::uint32_t (&pairs)[tiles][4][2],
-                                                  const ExchangePlaces& places,
-                                                  std::uint32_t (&p)[tiles][2][4]) {
+  /// Leaves probabilities `[tile, m-tile, half]` in shared memory, for load_probabilities. By all
+  /// lanes, which meet at the end.
+  __device__ __forceinline__ static void store_probabilities(
+      const std::uint32_t (&pairs)[tiles][4][2], const ExchangePlaces& places) {
 #pragma unroll
     for (int n = 0; n < tiles; ++n) {
 #pragma unroll
@@ -83,12 +83,21 @@ struct SealedBlocks : QueryTile<Config> {
       }
     }
     __syncwarp();
+  }
+  /// B operands of a tile's two steps from the place that the lane names for them.
+  __device__ __forceinline__ static void load_probabilities(std::uint32_t place, int n,
+                                                            std::uint32_t (&p)[4]) {
+    load_transposed(p, place + static_cast<unsigned>(n) * 1024u);
+  }
+  /// Probabilities `[tile, m-tile, half]` through shared memory into B operands.
+  __device__ __forceinline__ static void exchange(const std::uint32_t (&pairs)[tiles][4][2],
+                                                  const ExchangePlaces& places,
+                                                  std::uint32_t (&p)[tiles][2][4]) {
+    store_probabilities(pairs, places);
 #pragma unroll
     for (int n = 0; n < tiles; ++n) {
 #pragma unroll
-      for (int pair = 0; pair < 2; ++pair) {
-        load_transposed(p[n][pair], places.read[pair] + static_cast<unsigned>(n) * 1024u);
-      }
+      for (int pair = 0; pair < 2; ++pair) load_probabilities(places.read[pair], n, p[n][pair]);
     }
     __syncwarp();
   }
@@ -147,8 +156,151 @@ struct SealedBlocks : QueryTile<Config> {
     }
   }
 
+  /// Bytes of a block that is read whole.
+  template <class Codec>
+  [[nodiscard]] __device__ static constexpr unsigned long long whole_bytes(Side side) {
+    if constexpr (PlaneCodec<Codec>) {
+      return static_cast<unsigned long long>(Codec::runs(width)) *
+             static_cast<unsigned long long>(Codec::read_bytes(Codec::num_planes, width));
+    } else {
+      return Codec::record(side, width).bytes;
+    }
+  }
+
+  /// Counts what a warp has read of `blocks` of a segment.
+  __device__ __forceinline__ void count_bytes(const Segment& s, unsigned long long blocks,
+                                              unsigned long long keys,
+                                              unsigned long long values) const {
+    if (call.bytes_read == nullptr || lane.index != 0 || blocks == 0) return;
+    BytesRead& total = call.bytes_read[s.part * call.r.shape.unit.units + s.unit];
+    const auto add = [](std::uint64_t& to, unsigned long long bytes) {
+      atomicAdd(reinterpret_cast<unsigned long long*>(&to), bytes);
+    };
+    add(total.keys, keys);
+    add(total.values, values);
+    add(total.keys_stored, blocks * whole_bytes<typename Base::Policy::key_codec>(Side::key));
+    add(total.values_stored, blocks * whole_bytes<typename Base::Policy::value_codec>(Side::value));
+  }
+
+  /// The decoded entries of a segment, planes copied as deep as the call's tolerances ask.
+  __device__ __forceinline__ void read_planes(const Segment& s, Source& source, bool after_exact) {
+    using KeyCodec = typename Base::Policy::key_codec;
+    using ValueCodec = typename Base::Policy::value_codec;
+    constexpr float log2e = 1.4426950408889634f;
+    const PlaneReading& reading = call.params.planes;
+    const bool reads_all = reading.rule == PlaneRule::everything;
+    KeyWeights<width> weights;
+    weights.load(shared.queries[0], query_stride, shared.norms, s.vectors, lane);
+    typename Values::Sums sums;
+    LeastSums<tiles> least;
+    RunningSoftmax<tiles> softmax;
+    softmax.start(s.vectors, lane.t);
+    const ExchangePlaces exchange_at = exchange_places();
+    const float tokens = static_cast<float>(s.work.decoded * block_tokens);
+    unsigned long long key_bytes = 0, value_bytes = 0, blocks = 0;
+    const bool counts = call.bytes_read != nullptr;
+    KeyExponents<width> exponents;
+    typename Keys::Plan plan;
+    const auto make_plan = [&] {
+      if (reads_all) {
+        plan.decide([](int, int) { return true; });
+      } else {
+        plan = plan_keys<KeyCodec, width>(weights, exponents, reading.logit_tolerance * log2e);
+      }
+      if (counts) key_bytes += static_cast<unsigned>(plan.bytes());
+    };
+    constexpr auto place_bytes = static_cast<unsigned>(Source::place_bytes);
+    const typename Keys::Places keys_at =
+        Keys::places(source.places(), shared.queries[0], query_stride);
+    const typename Values::Places values_at = Values::places(source.places());
+    // Keys are planned while the values in front are on their way, and follow them piece by piece.
+    // Always, three pieces may be on their way behind the one that is waited for; some are empty.
+    bool is_fetched = false;
+    while (source.has_block()) {
+      ++blocks;
+      const std::byte* keys = source.take();
+      const std::byte* values = keys + call.r.shape.value_offset(0);
+      const std::uint32_t value_exponents = __ldcg(reinterpret_cast<const unsigned short*>(
+          values + (Values::exponents_offset + 8 * lane.g + 2 * lane.t)));
+      if (!is_fetched) {
+        exponents.load(keys + Keys::exponents_offset, lane);
+        make_plan();
+#pragma unroll
+        for (int i = 0; i < plane_pieces; ++i) {
+          Keys::fetch(keys, 0, i, plan, keys_at, static_cast<unsigned>(i) * place_bytes);
+          end_piece();
+        }
+      }
+      const std::byte* ahead = source.ahead();
+      if (ahead != nullptr) exponents.load(ahead + Keys::exponents_offset, lane);
+      float products[tiles][4][4] = {}, x[tiles][4][4];
+#pragma unroll 1
+      for (int i = 0; i < plane_pieces; ++i) {
+        wait_for_pieces<plane_pieces - 1>();
+        Keys::multiply(keys_at, i, place_bytes, query_stride, products);
+        end_piece();
+      }
+      Keys::finish(products, norm, softmax.base, x);
+      correct(s, source.note(), softmax, x);
+      std::uint32_t pairs[tiles][4][2];
+      softmax.exponentials(x, pairs, [&](int n, float c0, float c1) {
+        Values::scale(sums, n, c0, c1);
+        least.scale(n, c0, c1);
+      });
+      typename Values::Plan value_plan;
+      if (reads_all) {
+        value_plan.decide([](int, int) { return true; });
+      } else {
+        least.add(pairs);
+        value_plan = plan_values<ValueCodec, width, tiles>(pairs, least, s.vectors, value_exponents,
+                                                           tokens, reading.value_tolerance, lane);
+      }
+      if (counts) value_bytes += static_cast<unsigned>(value_plan.bytes(width));
+      store_probabilities(pairs, exchange_at);  // behind it all lanes have read the keys
+      Values::fetch(values, value_plan, values_at, place_bytes);
+      is_fetched = ahead != nullptr;
+      if (is_fetched) make_plan();
+#pragma unroll 1
+      for (int pair = 0; pair < 2; ++pair) {
+        std::uint32_t p[tiles][4];
+#pragma unroll
+        for (int n = 0; n < tiles; ++n) load_probabilities(exchange_at.read[pair], n, p[n]);
+#pragma unroll
+        for (int i = 0; i < 2; ++i) {
+          const unsigned offset = static_cast<unsigned>(2 * pair + i) * place_bytes;
+          std::uint32_t own[tiles][2];
+#pragma unroll
+          for (int n = 0; n < tiles; ++n) {
+            own[n][0] = p[n][2 * i];
+            own[n][1] = p[n][2 * i + 1];
+          }
+          wait_for_pieces<plane_pieces - 1>();
+          Values::add(values_at, offset, own, sums);
+          __syncwarp();
+          if (is_fetched) Keys::fetch(ahead, pair * (width / 2), i, plan, keys_at, offset);
+          end_piece();
+        }
+        plan.drop_half();
+      }
+      source.release(call);
+    }
+    wait_for_pieces<0>();
+    count_bytes(s, blocks, key_bytes, value_bytes);
+    publish<Values>(sums, softmax, after_exact);
+  }
+
   /// The decoded entries of a segment.
   __device__ __forceinline__ void read_sealed(const Segment& s, Source& source, bool after_exact) {
+    if constexpr (Source::reads_planes) {
+      read_planes(s, source, after_exact);
+    } else {
+      read_blocks(s, source, after_exact);
+    }
+  }
+
+ private:
+  /// Blocks that are read whole.
+  __device__ __forceinline__ void read_blocks(const Segment& s, Source& source, bool after_exact) {
     typename Keys::Query query;
 #pragma unroll
     for (int n = 0; n < tiles; ++n) {
@@ -159,7 +311,9 @@ struct SealedBlocks : QueryTile<Config> {
     softmax.start(s.vectors, lane.t);
     const ExchangePlaces exchange_at = exchange_places();
     const typename Values::Places values_at = Values::places(shared_address(shared.ones));
+    unsigned long long blocks = 0;
     while (source.has_block()) {
+      ++blocks;
       const std::uint32_t keys = source.wait(call);
       float x[tiles][4][4];
       Keys::logits(keys, query, norm, softmax.base, x);
@@ -172,6 +326,8 @@ struct SealedBlocks : QueryTile<Config> {
       Values::add(source.values(), values_at, p, sums);
       source.release(call);
     }
+    count_bytes(s, blocks, blocks * whole_bytes<typename Base::Policy::key_codec>(Side::key),
+                blocks * whole_bytes<typename Base::Policy::value_codec>(Side::value));
     publish<Values>(sums, softmax, after_exact);
   }
 };

@@ -38,6 +38,7 @@ struct AttendCall {
   bool lengths_are_settled;
   float* partial_sums;     // [2 * grid, vector, width]
   float2* partial_states;  // [2 * grid, vector]: {base, denominator}
+  BytesRead* bytes_read;   // [part, unit] or null
   unsigned* arrivals;      // [part, KV head, tile]: zero between calls
 };
 

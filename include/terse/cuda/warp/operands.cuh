@@ -93,6 +93,14 @@ __device__ __forceinline__ void load_transposed(std::uint32_t (&r)[4], std::uint
                : "memory");
 }
 
+/// The same, not transposed: elements (g; 2t, 2t+1) of each.
+__device__ __forceinline__ void load_matrices(std::uint32_t (&r)[4], std::uint32_t address) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
+               : "r"(address)
+               : "memory");
+}
+
 /// Transposes an 8x8 matrix of 16-bit numbers held by the warp.
 __device__ __forceinline__ std::uint32_t transpose(std::uint32_t x) {
   std::uint32_t r;
