@@ -46,6 +46,18 @@ struct Settings {
 /// Tokens of a held-out window, of which the second half is scored, as in evaluate_policies.
 constexpr int window_tokens = 2048;
 
+/// Without a calibration `all` means the others.
+void leave_out_calibrated(Settings* s) {
+  if (!s->calibration_path.empty()) return;
+  std::string left_out;
+  std::erase_if(s->policies, [&](const std::string& name) {
+    if (!policy_row(name).calibrated) return false;
+    left_out += (left_out.empty() ? "" : ", ") + name;
+    return true;
+  });
+  std::cerr << "check_model: without --calibration these are left out: " << left_out << '\n';
+}
+
 bool read_settings(int argc, const char* const* argv, Settings* s) {
   std::vector<std::string> choices;
   for (const PolicyRow& row : policy_rows()) {
@@ -70,7 +82,9 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
                "nearly as before, and codes that share a scale over channels suffer");
   parser.section("What to run")
       .choices("policy", "NAME", choices, &s->policies,
-               "policies to check; `all` means every one that neither evicts nor projects")
+               "policies to check; `all` means every one of these (what evicts, projects or reads "
+               "planes "
+               "to a depth has no check; without --calibration the calibrated ones are left out)")
       .texts("held-out", "FILE", &s->held_out_paths,
              "also measure the divergence on windows of 2048 tokens of this text; may be given "
              "several times")
@@ -88,9 +102,10 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
   if (s->model_path.empty()) throw InputError("--model is missing; see --help");
   if (s->text_path.empty()) throw InputError("--text is missing; see --help");
   if (s->policies.empty()) throw InputError("--policy is missing; see --help");
-  if (s->policies.front() == "all") {
+  if (std::find(s->policies.begin(), s->policies.end(), "all") != s->policies.end()) {
     choices.pop_back();
     s->policies = choices;
+    leave_out_calibrated(s);
   }
   if (s->threads == 0) {
     s->threads = std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -214,6 +229,10 @@ void run(const Settings& settings) {
       read_text(tokenizer, settings.text_path, settings.skip_chars, 0, settings.tokens);
   ThreadPool alone(1);  // policies run side by side, each on one thread
   LlamaModel model = LlamaModel::load(file, alone);
+  check_context("--tokens", settings.tokens, model.config());
+  if (!settings.held_out_paths.empty()) {
+    check_context("--held-out: a window of", window_tokens, model.config());
+  }
   HeldOut held_out(model, settings, tokenizer);
   std::optional<Calibration> calibration;
   if (!settings.calibration_path.empty()) {

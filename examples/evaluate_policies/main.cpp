@@ -13,6 +13,7 @@
 #include "evaluation/device.hpp"
 #include "evaluation/passkey.hpp"
 #include "evaluation/texts.hpp"
+#include "evaluation/window.hpp"
 #include "model/gguf.hpp"
 #include "model/tokenizer.hpp"
 #include "report/csv.hpp"
@@ -93,13 +94,6 @@ std::vector<std::int32_t> read_calibration(const Settings& settings, const Token
                             settings.calibration_tokens);
   info->calibration = std::move(text.info);
   return text.tokens;
-}
-
-void check_context(const char* option, int tokens, const LlamaConfig& model) {
-  if (tokens > model.context_tokens) {
-    throw InputError(std::string(option) + " " + std::to_string(tokens) +
-                     " exceeds the model's context of " + std::to_string(model.context_tokens));
-  }
 }
 
 /// Tokenisers that join digits, such as that of Llama 3, have no passkeys: an error if the user

@@ -156,6 +156,33 @@ TEST_CASE("tokens that share scales are encoded again only when allowed", "[cach
   CHECK(relative_l2(is.output, d.attend(s, 1, Path::oracle).output) < 1e-5);
 }
 
+TEST_CASE("codes along both axes and fitted levels are attended to, evicted and compacted",
+          "[cache][compact]") {
+  Driver<PagedLayout<>, KVarN4K2V> whole(config());
+  const SequenceId first = whole.create();
+  REQUIRE(whole.fill(first, 300, 64).ok());
+  CHECK(relative_l2(whole.attend(first, 3).output, whole.attend(first, 3, Path::oracle).output) <
+        1e-5);
+
+  Driver<PerHead, Compose<KVQuant3, H2O>> d(
+      config(), {.eviction = {.heavy_tokens = 100, .recent_tokens = 100}});
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 600, 64).ok());
+  observe(d, s);
+  REQUIRE(d.cache.evict(s).ok());
+  CHECK(d.cache.layer(0).count_live(s.index, 0, 600) == 200);
+  const Attended was = d.attend(s, 3);
+  CHECK(relative_l2(was.output, d.attend(s, 3, Path::oracle).output) < 1e-5);
+  CHECK(d.cache.compact(s).status().code == StatusCode::would_be_lossy);
+  const auto done = d.cache.compact(s, true);
+  REQUIRE(done.ok());
+  CHECK(done->tokens_reencoded > 0);
+  CHECK(done->pages_returned > 0);
+  const Attended is = d.attend(s, 3);
+  CHECK(relative_l2(is.output, was.output) < 0.3);  // a second rounding to 8 levels
+  CHECK(relative_l2(is.output, d.attend(s, 3, Path::oracle).output) < 1e-5);
+}
+
 TEST_CASE("budgets that cover everything change no bit", "[cache][evict]") {
   Driver<PagedLayout<>, Compose<Kivi2>> plain(config());
   Driver<PagedLayout<>, Compose<Kivi2, H2O>> heavy(

@@ -266,12 +266,15 @@ TEST_CASE("the expected divergence is the mean over rows, with its error") {
   const double kl = 0.25 * std::log(0.5) + 0.75 * std::log(1.5);
   for (int i = 0; i < 8; ++i) REQUIRE(check.add_logits(exact, even, 2, 2).ok());
   CHECK(check.report()->expected_kl.mean == Approx(kl).epsilon(1e-6));
+  CHECK(std::isnan(check.report()->expected_kl.standard_error));  // of one block
   for (int i = 0; i < 8; ++i) REQUIRE(check.add_logits(exact, same, 2, 2).ok());
   const auto report = check.report();
   CHECK(report->expected_kl.rows == 32);
   CHECK(report->expected_kl.mean == Approx(kl / 2).epsilon(1e-6));
   CHECK(report->expected_kl.standard_error == Approx(kl / 2).epsilon(1e-6));  // of 16 rows each
-  CHECK(report->is_safe);
+  CHECK_FALSE(report->is_safe);  // of 192 rows 160 are not known
+  for (int i = 0; i < 80; ++i) REQUIRE(check.add_logits(exact, same, 2, 2).ok());
+  CHECK(check.report()->is_safe);
   CHECK(std::isinf(divergence_of_logits(exact, std::vector<float>{0, -INFINITY}.data(), 2)));
   const float masked[] = {0.0f, -INFINITY};
   CHECK(divergence_of_logits(masked, masked, 2) == 0);
@@ -282,9 +285,77 @@ TEST_CASE("an expected divergence above its limit is not safe") {
   const Vectors clean(5);
   for (const int layer : {0, 1, 2}) REQUIRE(check.attend(layer, clean.inputs()).ok());
   const float exact[] = {0.0f, std::log(3.0f)}, even[] = {0.0f, 0.0f};
-  REQUIRE(check.add_logits(exact, even, 1, 2).ok());
+  for (int i = 0; i < tokens / 2; ++i) REQUIRE(check.add_logits(exact, even, 1, 2).ok());
   CHECK(check.report()->layers_at_risk == 0);
   CHECK_FALSE(check.report()->is_safe);
+}
+
+TEST_CASE("losses that floats do not hold are no losses of zero") {
+  Check check = make_check();
+  const Vectors clean(7);
+  Vectors silent = clean, huge = clean;
+  silent.v.assign(silent.v.size(), 0.0f);
+  for (float& q : huge.q) q *= 1e34f;
+  for (float& k : huge.k) k *= 1e4f;
+  REQUIRE(check.attend(0, silent.inputs()).ok());
+  REQUIRE(check.attend(1, huge.inputs()).ok());
+  REQUIRE(check.attend(2, clean.inputs()).ok());
+  const auto report = check.report();
+  REQUIRE(report.ok());
+  CHECK(report->layers[0].loss.output_error == 0);
+  CHECK(report->layers[0].risk == LayerRisk::none);
+  CHECK(std::isfinite(report->layers[1].loss.attention_kl));
+  CHECK(report->layers[1].loss.key_error > 0.1);
+  CHECK(report->layers[1].risk != LayerRisk::none);
+  CHECK(report->layers_at_risk == 1);
+  const detail::LossSums nothing{.output_error = 1}, broken{.output = NAN};
+  CHECK(std::isinf(nothing.loss().output_error));
+  CHECK(std::isnan(broken.loss().output_error));
+}
+
+namespace {
+
+/// Kernels read its codes as int8's; decoded one by one, keys are NaN.
+struct Broken : Int8 {
+  static float decode(const CodecContext& context, const std::byte* block, int token, int channel) {
+    return context.side == Side::key ? NAN : Int8::decode(context, block, token, channel);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("a codec that decodes to NaN is an error, not a layer without loss") {
+  using OfBroken = SafetyCheck<KVCache<ContiguousLayout, Broken>>;
+  CacheConfig one = config();
+  one.num_layers = 1;
+  one.layers = {};
+  OfBroken check = std::move(*OfBroken::create(one, {}, {.tokens = tokens}));
+  const Vectors clean(8);
+  CHECK(check.attend(0, clean.inputs()).code == StatusCode::not_finite);
+  CHECK(check.report().status().code == StatusCode::wrong_phase);
+}
+
+TEST_CASE("layers that share a slot are checked as the others are") {
+  constexpr LayerPlace shared[] = {{0, 0}, {0, 0}};
+  using OfInt8 = SafetyCheck<KVCache<ContiguousLayout, Int8>>;
+  CacheConfig two = config();
+  two.num_layers = 2;
+  two.layers = shared;
+  OfInt8 check = std::move(*OfInt8::create(two, {}, {.tokens = tokens}));
+  const Vectors x(9);
+  Vectors second = x;  // queries of its own
+  second.q = Vectors(10).q;
+  REQUIRE(check.attend(0, x.inputs()).ok());
+  for (std::vector<float> Vectors::*member : {&Vectors::q, &Vectors::k, &Vectors::v}) {
+    Vectors bad = second;
+    (bad.*member)[1000] = NAN;
+    CHECK(check.attend(1, bad.inputs()).code == StatusCode::not_finite);
+  }
+  REQUIRE(check.attend(1, second.inputs()).ok());
+  OfInt8 alone = std::move(*OfInt8::create(two, {}, {.tokens = tokens}));
+  REQUIRE(alone.attend(0, second.inputs()).ok());
+  REQUIRE(alone.attend(1, second.inputs()).ok());
+  CHECK(check.report()->layers[1].loss.output_error == alone.report()->layers[0].loss.output_error);
 }
 
 TEST_CASE("bad input has an error of its own") {
@@ -325,6 +396,8 @@ TEST_CASE("bad input has an error of its own") {
     CHECK(check.attend(0, broken.inputs()).code == StatusCode::not_finite);
   }
   CHECK(check.attend(0, x.inputs(), {}, {.causal = false}).code == StatusCode::invalid_argument);
+  const PlaneReading depth{.rule = PlaneRule::tolerance, .logit_tolerance = 0.1f};
+  CHECK(check.attend(0, x.inputs(), {}, {.planes = depth}).code == StatusCode::unsupported);
   CHECK(check.attend(0, x.inputs(), {}, {.softmax_scale = -1}).code ==
         StatusCode::invalid_argument);
   REQUIRE(check.attend(0, x.inputs()).ok());
@@ -344,6 +417,8 @@ TEST_CASE("bad input has an error of its own") {
   bad[3] = NAN;
   CHECK(check.add_logits(row.data(), bad.data(), 5, 1).code == StatusCode::not_finite);
   CHECK(check.add_logits(row.data(), bad.data(), 5, 1).detail == 3);
+  bad[3] = -INFINITY;
+  CHECK(check.add_logits(row.data(), bad.data(), 2, 2).code == StatusCode::not_finite);
   REQUIRE(check.add_logits(row.data(), row.data(), tokens / 2, 1).ok());  // none was added
   CHECK(check.add_logits(row.data(), row.data(), 1, 1).code == StatusCode::too_many_tokens);
 }

@@ -106,7 +106,10 @@ TEST_CASE("streams that never vary are calibrated too") {
   VectorMoments constant;
   constant.add(Eigen::MatrixXd::Constant(width, 100, 2.0));
   const auto made = Calibration::make({1, 1, width}, 0, [&](Side side, int, int, float* stream) {
-    return calibrate_stream(side, constant, Eigen::MatrixXd::Zero(width, width), {}, stream);
+    // Values that nothing reads have a metric of zero.
+    return calibrate_stream(side, constant,
+                            Eigen::MatrixXd::Identity(width, width) * (side == Side::key ? 1 : 0),
+                            {}, stream);
   });
   CHECK(made.ok());
 }
@@ -125,6 +128,7 @@ TEST_CASE("moments that say nothing are refused") {
   CHECK(code({}, identity) == StatusCode::invalid_argument);
   CHECK(code(some, Eigen::MatrixXd::Identity(8, 8)) == StatusCode::invalid_argument);
   CHECK(code(some, -identity) == StatusCode::invalid_argument);
+  CHECK(code(some, 0 * identity) == StatusCode::invalid_argument);
   Eigen::MatrixXd bad = identity;
   bad(3, 3) = std::nan("");
   CHECK(code(some, bad) == StatusCode::invalid_argument);

@@ -601,3 +601,13 @@ TEST_CASE("decode multiplies and adds in one rounding") {
   CHECK(C::decode(block.context(), block.bytes().data(), 0, 0) ==
         std::fmaf(3.0f, to_float(scale), to_float(minimum)));
 }
+
+TEST_CASE("codes of 1 bit are for values only") {
+  using OneBit = AffineGroup<AffineSpec{.bits = 1, .rule = ScaleRule::least_squares}>;
+  using TwoBits = AffineGroup<AffineSpec{.bits = 2, .rule = ScaleRule::least_squares}>;
+  CHECK(supports_width<OneBit>(Side::value, 64).ok());
+  CHECK(supports_width<OneBit>(Side::key, 64).code == StatusCode::unsupported);
+  CHECK(supports_width<InBasis<OneBit, HadamardBasis<256>>>(Side::key, 64).code ==
+        StatusCode::unsupported);
+  CHECK(supports_width<TwoBits>(Side::key, 64).ok());
+}

@@ -98,6 +98,12 @@ Calibration calibrate(const LlamaModel& model, std::uint64_t model_fingerprint,
         return window_moments(model, window, tail_tokens);
       },
       add);
+  for (const HeadMoments& m : sum) {
+    if (m.queries.products.trace() != 0) continue;
+    throw InputError("a tail of " + std::to_string(tail_tokens) +
+                     " exact tokens (--tail) leaves nothing of windows of " +
+                     std::to_string(window_tokens(model, tokens.size())) + " tokens");
+  }
   // [make]
   auto made = Calibration::make(
       {config.layers, config.kv_heads, config.head_dim}, model_fingerprint,

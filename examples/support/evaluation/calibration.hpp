@@ -19,6 +19,7 @@ namespace terse::examples {
 /// shared among `threads` threads; the result does not depend on their number. `progress` is
 /// called, from any of them, with the tokens of each finished window. Keys are calibrated for
 /// caches that keep the newest `tail_tokens` exact: what queries see of those counts nothing.
+/// Throws InputError where that leaves a head nothing.
 [[nodiscard]] Calibration calibrate(const LlamaModel& model, std::uint64_t model_fingerprint,
                                     std::span<const std::int32_t> tokens, int threads = 1,
                                     const std::function<void(int)>& progress = {},

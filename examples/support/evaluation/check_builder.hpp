@@ -3,6 +3,7 @@
 
 #include <memory>
 #include <optional>
+#include <string>
 #include <tuple>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "evaluation/check.hpp"
 #include "evaluation/policy_check.hpp"
 #include "evaluation/row_builder.hpp"
+#include "report/input_error.hpp"
 
 namespace terse::examples {
 
@@ -49,7 +51,8 @@ class CheckOfCache final : public PolicyCheck {
 
 }  // namespace detail
 
-/// A maker of checks for a policy that drops nothing.
+/// A maker of checks for a policy that drops nothing. They throw InputError where a model or the
+/// number of tokens does not suit the policy.
 template <class Policy>
 CheckMaker check_of(std::optional<TailSpec> tail = {}) {
   return [tail](const SessionConfig& config) -> std::unique_ptr<PolicyCheck> {
@@ -67,6 +70,10 @@ CheckMaker check_of(std::optional<TailSpec> tail = {}) {
                                             .num_kv_heads = model.kv_heads,
                                             .head_dim = model.head_dim},
                                            policies, {.tokens = config.max_tokens});
+    if (const Status s = made.status(); s.code == StatusCode::invalid_argument) {
+      // Such as fewer tokens than the policy keeps exact.
+      throw InputError(std::string(s.text) + " (" + std::to_string(s.detail) + ")");
+    }
     check(made.status());
     return std::make_unique<detail::CheckOfCache<Cache>>(std::move(*made), model);
   };

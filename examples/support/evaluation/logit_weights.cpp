@@ -61,7 +61,7 @@ std::vector<double> logit_weights(const LlamaConfig& config, const LayerTrace& t
         const double distance = double{value_lengths[i]} + output_lengths[r] - 2.0 * products(r, i);
         sum += double{p(r, i)} * p(r, i) * std::max(distance, 0.0);
       }
-      weights[static_cast<std::size_t>(first + r)] = sum;
+      weights[static_cast<std::size_t>(first) + static_cast<std::size_t>(r)] = sum;
     }
   }
   return weights;

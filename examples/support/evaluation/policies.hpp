@@ -38,7 +38,7 @@ struct PolicyRow {
   bool on_device = true;    ///< programs compile its kernels for a device too
   bool calibrated = false;  ///< its sessions are given a calibration
   SessionMaker make_session;
-  CheckMaker make_check{};  ///< empty for policies that evict or project
+  CheckMaker make_check{};  ///< empty for policies that evict, project or read planes
 };
 
 /// Every row, in the order of the table.

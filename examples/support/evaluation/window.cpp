@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "model/reference_attention.hpp"
+#include "report/input_error.hpp"
 
 namespace terse::examples {
 
@@ -12,6 +13,13 @@ namespace {
 constexpr int logit_rows = 32;
 
 }  // namespace
+
+void check_context(const std::string& option, int tokens, const LlamaConfig& model) {
+  if (tokens > model.context_tokens) {
+    throw InputError(option + " " + std::to_string(tokens) + " exceeds the model's context of " +
+                     std::to_string(model.context_tokens));
+  }
+}
 
 std::vector<float> run_reference(const LlamaModel& model, std::span<const std::int32_t> tokens,
                                  const std::function<void(const LayerTrace&)>& trace) {

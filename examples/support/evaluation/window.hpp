@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <functional>
 #include <span>
+#include <string>
 #include <vector>
 
 #include "evaluation/session.hpp"
@@ -10,6 +11,9 @@
 #include "report/statistics.hpp"
 
 namespace terse::examples {
+
+/// Throws InputError if the model's context is shorter than the `tokens` that `option` asks for.
+void check_context(const std::string& option, int tokens, const LlamaConfig& model);
 
 /// What the reference run saw in one layer.
 struct LayerTrace {

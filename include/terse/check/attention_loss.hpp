@@ -22,7 +22,7 @@ struct KeyPeak {
 };
 
 /// What one layer's attention loses, over the scored rows and all query heads. Errors of outputs
-/// are relative, in L2.
+/// are relative, in L2: infinite beside exact outputs of zero, NaN where the cache's are.
 struct AttentionLoss {
   double output_error = 0;  ///< of the cache's attention
   double key_error = 0;     ///< if only keys were read decoded
@@ -62,7 +62,7 @@ struct LossSums {
   }
   [[nodiscard]] AttentionLoss loss() const noexcept {
     const auto relative = [this](double error) {
-      return output > 0 ? std::sqrt(error / output) : 0;
+      return error == 0 && output == 0 ? 0 : std::sqrt(error / output);
     };
     return {.output_error = relative(output_error),
             .key_error = relative(key_error),
@@ -73,16 +73,21 @@ struct LossSums {
 };
 
 /// Sixteen sums side by side, which compilers turn into vectors without reordering any.
-[[nodiscard]] inline float product(const float* a, const float* b, int channels) noexcept {
+/// In double, where no product of floats overflows.
+[[nodiscard]] inline double product(const float* a, const float* b, int channels) noexcept {
   constexpr int lanes = 16;
-  float sums[lanes] = {};
+  double sums[lanes] = {};
   int c = 0;
   for (; c + lanes <= channels; c += lanes) {
-    for (int i = 0; i < lanes; ++i) sums[i] += a[c + i] * b[c + i];
+    for (int i = 0; i < lanes; ++i) {
+      sums[i] += static_cast<double>(a[c + i]) * static_cast<double>(b[c + i]);
+    }
   }
-  for (int i = 0; c < channels; ++c, ++i) sums[i] += a[c] * b[c];
-  float sum = 0;
-  for (const float s : sums) sum += s;
+  for (int i = 0; c < channels; ++c, ++i) {
+    sums[i] += static_cast<double>(a[c]) * static_cast<double>(b[c]);
+  }
+  double sum = 0;
+  for (const double s : sums) sum += s;
   return sum;
 }
 
@@ -116,7 +121,7 @@ inline void compare_row(const ComparedVectors& x, int kv_head, const ComparedRow
     }
   };
   const auto logit = [&](const float* key) {
-    const double l = row.scale * static_cast<double>(product(row.query, key, x.channels));
+    const double l = row.scale * product(row.query, key, x.channels);
     return row.soft_cap > 0 ? row.soft_cap * std::tanh(l / row.soft_cap) : l;
   };
   double exact_peak = -INFINITY, peak = -INFINITY, error_sum = 0, square_sum = 0, count = 0;
@@ -165,7 +170,9 @@ inline void compare_row(const ComparedVectors& x, int kv_head, const ComparedRow
   sums->rows += 1;
   sums->kl += kl;
   sums->decoded += count;
-  if (count > 0) sums->logit_error += square_sum - error_sum * error_sum / count;
+  if (count > 0) {  // rounding may leave a variance of zero a hair below it
+    sums->logit_error += std::max(square_sum - error_sum * error_sum / count, 0.0);
+  }
   for (int c = 0; c < x.channels; ++c) {
     const double error = static_cast<double>(row.output[c]) - exact_output[c];
     sums->output += exact_output[c] * exact_output[c];

@@ -31,6 +31,7 @@ struct CheckSpec {
 };
 
 /// One layer of all tokens, rows in the order of positions 0, 1, ...
+/// In host memory.
 struct CheckInputs {
   HeadRows queries{};  ///< `[token, query_head, head_dim]`, after RoPE
   HeadRows keys{};     ///< `[token, kv_head, head_dim]`, after RoPE
@@ -69,10 +70,14 @@ class CheckCore {
   }
 
   [[nodiscard]] static Status check_spec(const CheckSpec& spec) noexcept {
-    if (spec.tokens < least_tokens || spec.tokens > max_tokens || spec.compared_rows < 1) {
+    if (spec.tokens < least_tokens || spec.tokens > max_tokens) {
       return error(StatusCode::invalid_argument,
-                   "terse::CheckSpec: tokens must be in 128..65536, compared_rows positive",
-                   spec.tokens);
+                   "terse::CheckSpec: tokens must be in 128..65536; detail: tokens", spec.tokens);
+    }
+    if (spec.compared_rows < 1) {
+      return error(StatusCode::invalid_argument,
+                   "terse::CheckSpec: compared_rows must be positive; detail: compared_rows",
+                   spec.compared_rows);
     }
     return {};
   }
@@ -149,6 +154,11 @@ class CheckCore {
       return error(StatusCode::invalid_argument,
                    "terse::SafetyCheck: rows see no newer tokens; causal must be true");
     }
+    if (params.planes.rule != PlaneRule::everything) {
+      return error(StatusCode::unsupported,
+                   "terse::SafetyCheck: codes are judged as stored, all planes of them; use "
+                   "PlaneRule::everything");
+    }
     const auto overlaps = [&](const auto& rows, int heads) {
       return rows.row_stride < channels_ || (heads > 1 && rows.head_stride < channels_);
     };
@@ -159,18 +169,24 @@ class CheckCore {
                    "terse::SafetyCheck: a stride is smaller than a vector; detail: the layer",
                    layer);
     }
-    if (!all_finite(in.queries, {}, tokens(), query_heads_, channels_)) {
+    // Keys and values too: of layers that share a slot, append sees those of the first only.
+    if (!all_finite(in.queries, {}, tokens(), query_heads_, channels_) ||
+        !all_finite(in.keys, {}, tokens(), kv_heads_, channels_) ||
+        !all_finite(in.values, {}, tokens(), kv_heads_, channels_)) {
       return error(StatusCode::not_finite,
-                   "terse::SafetyCheck: queries hold NaN or infinity; detail: the layer", layer);
+                   "terse::SafetyCheck: queries, keys or values hold NaN or infinity; detail: the "
+                   "layer",
+                   layer);
     }
     return {};
   }
 
   /// Lays a layer beside exact attention. Outputs, decoded vectors and masks are those of the
-  /// layer.
+  /// layer. Error: not_finite (attention with exact or with decoded keys; the layer stays
+  /// unchecked).
   template <class ParallelFor>
-  void compare(int layer, const CheckInputs& in, const AttendParams& params,
-               ParallelFor& parallel_for) noexcept {
+  [[nodiscard]] Status compare(int layer, const CheckInputs& in, const AttendParams& params,
+                               ParallelFor& parallel_for) noexcept {
     const ComparedVectors vectors{vectors_.data(), vectors_.data() + vector_floats(),
                                   decoded_keys(),  decoded_values(),
                                   kv_heads_,       channels_};
@@ -181,11 +197,18 @@ class CheckCore {
       total += sums_[head];
       if (peaks_[head].ratio > peak.ratio) peak = peaks_[head];
     }
+    if (!std::isfinite(total.output) || !std::isfinite(total.kl)) {
+      return error(StatusCode::not_finite,
+                   "terse::SafetyCheck: attention with exact or with decoded keys is not finite; "
+                   "detail: the layer",
+                   layer);
+    }
     LayerReport& own = layers_[layer];
     own.loss = total.loss();
     own.loss.peak = peak;
     own.risk = risk_of(own.loss, spec_.limits);
     checked_[layer] = true;
+    return {};
   }
 
   void store_outputs(const MutableHeadRows& to) const noexcept {
@@ -236,11 +259,11 @@ class CheckCore {
       result.layers_at_risk += layers_[i].risk == LayerRisk::none ? 0 : 1;
       squares += layers_[i].loss.output_error * layers_[i].loss.output_error;
     }
-    for (int i = 0; i < layers_count_ && squares > 0; ++i) {
+    for (int i = 0; i < layers_count_ && squares > 0 && std::isfinite(squares); ++i) {
       const double error = layers_[i].loss.output_error;
       layers_[i].share = error * error / squares;
     }
-    result.is_safe = result.layers_at_risk == 0 && kl_rows_ > 0 &&
+    result.is_safe = result.layers_at_risk == 0 && kl_rows_ == scored() &&
                      result.expected_kl.mean <= spec_.limits.expected_kl;
     return result;
   }
@@ -293,7 +316,6 @@ class CheckCore {
   [[nodiscard]] ExpectedKl expected_kl() const noexcept {
     constexpr int block_rows = 16;
     ExpectedKl result{.rows = kl_rows_};
-    if (kl_rows_ == 0) return result;
     for (int i = 0; i < kl_rows_; ++i) result.mean += kl_[i] / kl_rows_;
     const int num_blocks = kl_rows_ / block_rows;
     double squares = 0;
@@ -302,9 +324,8 @@ class CheckCore {
       for (int i = 0; i < block_rows; ++i) mean += kl_[b * block_rows + i] / block_rows;
       squares += (mean - result.mean) * (mean - result.mean);
     }
-    if (num_blocks > 1) {
-      result.standard_error = std::sqrt(squares / (num_blocks - 1) / num_blocks);
-    }
+    result.standard_error =
+        num_blocks > 1 ? std::sqrt(squares / (num_blocks - 1) / num_blocks) : std::nan("");
     return result;
   }
 

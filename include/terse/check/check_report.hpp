@@ -30,14 +30,16 @@ enum class LayerRisk : std::uint8_t {
 
 struct LayerReport {
   AttentionLoss loss{};
-  double share = 0;  ///< of the sum over layers of output_error^2: what more bits here would save
+  /// Of the sum over layers of output_error^2, of which more bits in this layer would save as much.
+  /// 0 in all layers where the sum is 0 or not finite.
+  double share = 0;
   LayerRisk risk = LayerRisk::none;
 };
 
 /// Mean of KL(exact || cache) of next-token distributions.
 struct ExpectedKl {
   double mean = 0;
-  double standard_error = 0;  ///< from the means of blocks of 16 rows
+  double standard_error = 0;  ///< from the means of blocks of 16 rows; NaN below two blocks
   int rows = 0;               ///< of logits; 0: none were given, and the mean is 0
 };
 
@@ -45,7 +47,8 @@ struct CheckReport {
   ExpectedKl expected_kl{};
   Span<const LayerReport> layers{};  ///< `[layer]`, the check's
   int layers_at_risk = 0;
-  /// No layer is at risk, logits were given, and the expected KL is within its limit.
+  /// No layer is at risk, logits of all scored rows were given, and the expected KL is within its
+  /// limit.
   bool is_safe = false;
 };
 

@@ -13,6 +13,9 @@
 ///     second pass, for each layer: check->attend(layer, {queries, keys, values}, output)
 ///     check->add_logits(exact, decoded, rows, vocabulary)
 ///     check->report()
+///
+/// Everything is computed on the host, and every pointer is to host memory: an engine that runs on
+/// a device copies queries, keys, values and logits over.
 #pragma once
 
 #include <cstddef>
@@ -33,6 +36,11 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace detail {
 
+template <class Cache>
+inline constexpr bool is_kv_cache = false;
+template <class L, class P>
+inline constexpr bool is_kv_cache<KVCache<L, P>> = true;
+
 template <class S>
 inline constexpr bool only_quantises = false;
 template <class... P>
@@ -42,10 +50,14 @@ inline constexpr bool only_quantises<Schedule<P...>> =
 
 }  // namespace detail
 
-/// `Cache`: the engine's KVCache. Memory is the check's own, allocated at creation and, for the
-/// workspace of attention, by attend: this is for load time. Calls on one check must not overlap.
+/// `Cache`: a KVCache of the engine's policies. Memory is the check's own, allocated at creation
+/// and, for the workspace of attention, by attend: this is for load time. Calls on one check must
+/// not overlap.
 template <class Cache>
 class SafetyCheck {
+  static_assert(detail::is_kv_cache<Cache>,
+                "terse::SafetyCheck: give it the host's terse::KVCache<Layout, Policy>, whatever "
+                "the engine's own cache is.");
   static_assert(detail::only_quantises<typename Cache::Classes>,
                 "terse::SafetyCheck judges codes: give it a KVCache of the same policies without "
                 "their evictors and projectors.");
@@ -68,16 +80,18 @@ class SafetyCheck {
   [[nodiscard]] int first_scored() const noexcept { return core_.first_scored(); }
 
   /// Attention of all tokens of a layer, once per layer. Layers that share a slot read what the
-  /// first of them stored.
+  /// first of them stored; the others are given its keys and values again, for exact attention.
   ///
   /// \param output `[token, query_head, head_dim]`: attention through the cache, to go on with in
   ///   the second pass; without data it is not wanted, and then the vectors may be those of the
   ///   first pass
-  /// \param params as cpu::attend's; causal only
+  /// \param params as cpu::attend's; causal, and with PlaneRule::everything
   /// Errors: invalid_argument (a layer that the model has not, a stride smaller than a vector,
-  /// causal = false), wrong_phase (the layer is checked already), null_pointer, not_finite, and
-  /// those of append and cpu::attend. After one of them the layer may be tried again with the same
-  /// vectors; after not_finite with others.
+  /// causal = false), unsupported (another PlaneRule: planes that are not read are another loss
+  /// than that of codes), wrong_phase (the layer is checked already), null_pointer, not_finite (in
+  /// the vectors, or in what the codec decodes keys to), and those of append and cpu::attend. After
+  /// one of them the layer may be tried again with the same vectors; after NaN or infinity in the
+  /// vectors, with others.
   template <class ParallelFor = cpu::Serial>
   Status attend(int layer, const CheckInputs& in, const MutableHeadRows& output = {},
                 const AttendParams& params = {}, ParallelFor&& parallel_for = {}) {
@@ -88,7 +102,7 @@ class SafetyCheck {
         if (!s.ok()) return s;
       }
       if (Status s = attend_and_decode(ref, in, params, parallel_for); !s.ok()) return s;
-      core_.compare(layer, in, params, parallel_for);
+      if (Status s = core_.compare(layer, in, params, parallel_for); !s.ok()) return s;
       if (output.data != nullptr) core_.store_outputs(output);
       return Status{};
     });
@@ -96,9 +110,11 @@ class SafetyCheck {
 
   /// Logits of both passes, `[row, vocabulary]`, the next `rows` of positions first_scored() to
   /// tokens() - 1. They may come from another forward pass over the same tokens than attend's,
-  /// such as one through the engine's own cache. Errors: null_pointer, invalid_argument (rows or
-  /// vocabulary not positive), too_many_tokens (more rows than are scored), not_finite (a row of
-  /// logits holds NaN or infinity; detail: its number in this call); none of the rows is added.
+  /// such as one through the engine's own cache. -infinity says that a token cannot come, and is
+  /// allowed in `decoded` where `exact` has it too, in `exact` anywhere. Errors: null_pointer,
+  /// invalid_argument (rows or vocabulary not positive), too_many_tokens (more rows than are
+  /// scored), not_finite (a row holds NaN or +infinity, or -infinity in `decoded` alone, whose
+  /// divergence is infinite; detail: its number in this call); none of the rows is added.
   Status add_logits(const float* exact, const float* decoded, int rows,
                     std::int64_t vocabulary) noexcept {
     return core_.add_logits(exact, decoded, rows, vocabulary);

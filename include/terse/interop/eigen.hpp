@@ -60,8 +60,8 @@ struct CalibrationSpec {
 };
 
 /// Calibration of one stream, for Calibration::make: `out [CalibrationLayout{channels}.floats()]`,
-/// from_basis excepted. Errors: invalid_argument (no vectors, a metric of another size or not
-/// positive definite, a number that is none).
+/// from_basis excepted. Errors: invalid_argument (no vectors, a metric of another size, of trace 0
+/// for keys, or not positive definite, a number that is none).
 ///
 /// \param stored of the stream's vectors: keys after RoPE, or values
 /// \param metric `[channel, channel]`, in which errors count: for keys the sum of q q^T over the
@@ -79,6 +79,10 @@ struct CalibrationSpec {
                  "terse::calibrate_stream: the metric has another size than the vectors; detail: "
                  "its rows",
                  metric.rows());
+  }
+  if (side == Side::key && metric.trace() == 0) {
+    return error(StatusCode::invalid_argument,
+                 "terse::calibrate_stream: the metric of keys is zero: no query counts");
   }
   const auto width = static_cast<int>(stored.sum.size());
   const CalibrationLayout at{width};

@@ -13,6 +13,7 @@
 #include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/core/scalar.hpp"
+#include "terse/core/status.hpp"
 #include "terse/policy/codec.hpp"
 #include "terse/quant/codes.hpp"
 
@@ -99,6 +100,9 @@ struct AffineGroup {
   static_assert(S.bits != 1 || S.rule == ScaleRule::least_squares,
                 "terse::AffineGroup: of 1 bit there are only the two levels of "
                 "ScaleRule::least_squares.");
+  static_assert(S.bits != 1 || S.granularity == Granularity::per_token,
+                "terse::AffineGroup: codes of 1 bit are for values with a scale per token; use "
+                "Granularity::per_token.");
   static_assert(S.granularity == Granularity::per_token ||
                     (S.group > 0 && block_tokens % (S.group > 0 ? S.group : 1) == 0),
                 "terse::AffineGroup: a per-channel group must divide the block of 64 tokens, or it "
@@ -115,6 +119,15 @@ struct AffineGroup {
                                                             ? static_cast<float>(top_code) / 2.0f
                                                             : static_cast<float>(1 << (S.bits - 1)),
                                               .has_min = S.rule == ScaleRule::min_max};
+
+  /// Keys of 1 bit have no kernels. Codes of more bits serve either side at any width.
+  [[nodiscard]] static constexpr Status supports(Side side, int) noexcept requires(S.bits == 1) {
+    if (side == Side::key) {
+      return error(StatusCode::unsupported,
+                   "terse::AffineGroup: codes of 1 bit are for values only; give keys 2 bits");
+    }
+    return {};
+  }
 
   TERSE_HOST_DEVICE static constexpr Record record(Side side, int width) noexcept {
     constexpr AffineFormat format = affine_format;  // device code may not bind to the static one

@@ -13,7 +13,8 @@
 /// Departs from the paper: a tile is the block of 64 tokens and one head's channels, not 128 by
 /// 128, so that scales weigh more (at head dimension 64 half a bit a number, where the paper has a
 /// quarter); of the first 128 tokens, exact in the paper, 16 are, the most a TailSpec has, and the
-/// first block's scales see these too; codes are found from rounded parameters.
+/// first block's scales see these too; codes are found from zeros, steps and scales as they are
+/// stored, rounded.
 #pragma once
 
 #include <cstddef>
@@ -155,6 +156,8 @@ struct KVarNSpec {
 
 template <KVarNSpec S>
 struct KVarN {
+  static_assert(S.key_bits >= 2 && S.key_bits <= 4 && S.value_bits >= 2 && S.value_bits <= 4,
+                "terse::KVarN: key_bits and value_bits must be 2, 3 or 4.");
   using key_codec = InBasis<DualAxisGrid<DualAxisSpec{.bits = S.key_bits, .scales = S.scales}>,
                             HadamardBasis<max_tile_width>>;
   using value_codec = InBasis<DualAxisGrid<DualAxisSpec{.bits = S.value_bits, .scales = S.scales}>,

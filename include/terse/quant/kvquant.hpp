@@ -16,6 +16,9 @@
 /// - A vector is that of one head and block: a value's paper vector spans all heads.
 /// - Outliers are the 1 % of a block's numbers that lie farthest from their vector's mean, in
 ///   standard deviations of the vector, with room for exactly so many in the record.
+/// - Codes are found from ranges and offsets as they are stored, and from the levels before they
+/// are
+///   rounded to fp16 and, at 2 bits, before they are stretched.
 /// - Keys are stored after RoPE: before it is where a codec cannot reach.
 /// - Keys wait exactly for a block of 64 to be full. The first token is exact, as in the paper, but
 ///   the first block's ranges see it.
@@ -326,6 +329,9 @@ struct KVQuantSpec {
 /// The policy: the same codec on either side, levels with the numbers' spread at 2 bits.
 template <KVQuantSpec S>
 struct KVQuant {
+  static_assert(S.bits >= 2 && S.bits <= 4, "terse::KVQuant: bits must be 2, 3 or 4.");
+  static_assert(S.outliers_per_thousand >= 0 && S.outliers_per_thousand <= 20,
+                "terse::KVQuant: outliers_per_thousand must lie within 0 to 20.");
   using key_codec = NonUniformGrid<NonUniformSpec{.bits = S.bits,
                                                   .outliers_per_thousand = S.outliers_per_thousand,
                                                   .keeps_spread = S.bits == 2}>;

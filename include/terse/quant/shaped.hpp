@@ -116,7 +116,7 @@ struct ShapedGrid {
                                              std::byte* block) noexcept {
     const int width = context.width;
     const Size size = size_of(sum_of_products(x, x, width), width);
-    float u[max_width], levels[max_width];
+    float u[max_width], levels[max_width] = {};  // for compilers that see widths of 0
     for (int c = 0; c < width; ++c) u[c] = rounded_product(x[c], size.inverse);
     const float gain = context.calibration == nullptr ? round_plainly(u, width, levels)
                                                       : round_shaped(context, u, levels);

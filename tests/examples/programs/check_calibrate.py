@@ -51,6 +51,16 @@ class SmallModel(ProgramTestCase):
         self.assertNotEqual(self.calibrate("default"), self.calibrate("none", "--tail", "0"))
 
 
+    def test_a_tail_of_whole_windows_leaves_nothing(self):
+        arguments = ["--model", self.model, "--text", self.novel, "--skip-chars", "0",
+                     "--output", self.path("nothing")]
+        self.assert_refused("windows of 1024 tokens", *arguments, "--tokens", "3000",
+                            "--tail", "1024")
+        self.assert_refused("windows of 300 tokens", *arguments, "--tokens", "300",
+                            "--tail", "300")
+        self.assertFalse(pathlib.Path(self.path("nothing")).exists())
+
+
 class RealModel(RealModelTestCase):
     def test_the_real_model(self):
         path = self.path("real.calibration")

@@ -3,6 +3,7 @@
 import pathlib
 
 from program_test_case import ProgramTestCase, RealModelTestCase, main
+from small_model import small_model
 
 OPTIONS = ["model", "text", "skip-chars", "tokens", "calibration", "key-bias", "policy", "held-out",
            "windows", "threads", "layers", "markdown"]
@@ -20,6 +21,12 @@ class CommandLine(ProgramTestCase):
         self.assert_refused("h2o-50", *model, "--text", self.novel, "--policy", "h2o-50")
         self.assert_refused("--calibration", *model, "--text", self.novel, "--policy", "shaped-4")
         self.assert_refused("--tokens", *model, "--tokens=127")
+        self.assert_refused("aligned-kv-0.1", *model, "--policy", "aligned-kv-0.1")
+        rest = [*model, "--text", self.novel, "--policy", "int8"]
+        self.assert_refused("context of 1024", *rest, "--tokens", "1025")
+        self.assert_refused("context of 1024", *rest, "--held-out", self.novel)
+        self.assert_refused("tokens needed (256)", *model, "--text", self.novel, "--skip-chars",
+                            "0", "--tokens=128", "--policy", "kivi-2")
 
     def test_bad_files(self):
         rest = ["--policy", "int8"]
@@ -42,6 +49,28 @@ class SmallModel(ProgramTestCase):
         one = self.table("one.md", "--threads", "1", "--layers")
         self.assertEqual(len(one.splitlines()), 4)
         self.assertEqual(self.table("three.md", "--threads", "3"), one)
+
+    def test_all_without_a_calibration_leaves_out_what_needs_one(self):
+        path = self.path("all.md")
+        result = self.assert_runs("--model", self.model, "--text", self.novel, "--skip-chars", "0",
+                                  "--policy", "int8,all", "--tokens", "256", "--markdown", path)
+        rows = pathlib.Path(path).read_text(encoding="utf-8")
+        for name in ("int8", "kivi-2", "kvarn-2", "kvquant-3", "shaped-2-uncalibrated"):
+            self.assertEqual(rows.count(f"`{name}`") + rows.count(f"| {name} "), 1, rows)
+        self.assertNotIn("shaped-4", rows)
+        self.assertIn("shaped-4", result.stderr)
+
+    def test_held_out_windows_are_measured(self):
+        model = self.written("long.gguf", small_model(context_tokens=2048))
+        path = self.path("measured.md")
+        self.assert_runs("--model", model, "--text", self.novel, "--skip-chars", "0", "--tokens",
+                         "256", "--policy", "identity,kivi-2", "--held-out", self.novel,
+                         "--markdown", path)
+        rows = pathlib.Path(path).read_text(encoding="utf-8").splitlines()
+        column = [c.strip() for c in rows[0].split("|")].index("measured KL")
+        identity, kivi = (float(row.split("|")[column]) for row in rows[2:])
+        self.assertLess(identity, 1e-5)
+        self.assertGreater(kivi, 10 * max(identity, 1e-7))
 
 
 class RealModel(RealModelTestCase):

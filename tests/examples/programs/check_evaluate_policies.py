@@ -294,9 +294,9 @@ class SmallModel(OutputChecks, ProgramTestCase):
         changed = {name for name in rows["own"] if rows["own"][name] != rows["chunk-128"][name]}
         evict = {name for name in rows["own"] if re.search("streaming-|window-|h2o-", name)}
         self.assertGreaterEqual(len(evict), 17)
-        shaped = {name for name in rows["own"] if name.startswith("shaped-")}
+        short = {name for name in rows["own"] if re.match("shaped-|aligned-|kvquant-", name)}
         without_tail = {"shaped-4-no-tail", "shaped-4-sinks"}
-        self.assertEqual(changed, {*evict, *shaped, "int4-rotated-tail"} - without_tail)
+        self.assertEqual(changed, {*evict, *short, "int4-rotated-tail"} - without_tail)
 
 
 class RealModel(OutputChecks, RealModelTestCase):
