@@ -9,6 +9,7 @@
 #include "support/cache_driver.hpp"
 #include "support/catch.hpp"
 #include "support/dominant_token.hpp"
+#include "support/plane_readings.hpp"
 
 using namespace terse;
 using namespace terse::tests;
@@ -25,15 +26,6 @@ CacheConfig config(int max_tokens = 700) {
           .max_step_tokens = 64};
 }
 
-constexpr PlaneReading within(float logits, float values) {
-  return {PlaneRule::tolerance, logits, values, 0};
-}
-
-BytesRead sum_of(const Attended& a) {
-  BytesRead sum;
-  for (const BytesRead& unit : a.bytes_read) sum += unit;
-  return sum;
-}
 std::uint64_t key_bytes(const Attended& a) { return sum_of(a).keys; }
 std::uint64_t value_bytes(const Attended& a) { return sum_of(a).values; }
 

@@ -6,6 +6,7 @@
 
 #include "cuda/attend_check.cuh"
 #include "support/dominant_token.hpp"
+#include "support/plane_readings.hpp"
 
 using namespace terse;
 using namespace terse::tests;
@@ -13,16 +14,6 @@ using namespace terse::tests;
 namespace {
 
 using Dims = cuda::HeadDims<64, 128>;
-
-constexpr PlaneReading within(float logits, float values) {
-  return {PlaneRule::tolerance, logits, values, 0};
-}
-
-BytesRead total(const Attended& a) {
-  BytesRead sum;
-  for (const BytesRead& x : a.bytes_read) sum += x;
-  return sum;
-}
 
 template <class D>
 Attended read(const D& d, SequenceId s, int rows, const PlaneReading& planes,
@@ -53,8 +44,8 @@ TEST_CASE("tolerances bound what the device reads less", "[cuda][attend]") {
       const Attended whole = read(d, s, 1, {});
       const Attended on_host = read(d, s, 1, {}, Path::oracle);
       if (group <= 8) {
-        CHECK(total(whole).keys == total(on_host).keys);
-        CHECK(total(whole).values == total(on_host).values);
+        CHECK(sum_of(whole).keys == sum_of(on_host).keys);
+        CHECK(sum_of(whole).values == sum_of(on_host).values);
       }
       const Attended exact = read(d, s, 1, within(0, 0));
       CHECK(relative_l2(exact.output, whole.output) < 1e-3);
@@ -67,23 +58,23 @@ TEST_CASE("tolerances bound what the device reads less", "[cuda][attend]") {
         const Attended values = read(d, s, 1, within(0, tolerance));
         CHECK(largest_difference(values.lse_ln, whole.lse_ln) < 1e-3);
         CHECK(largest_difference(values.output, whole.output) <= 8 * tolerance + 1e-3);
-        CHECK(total(keys).keys <= total(whole).keys);
-        CHECK(total(values).values <= total(whole).values);
+        CHECK(sum_of(keys).keys <= sum_of(whole).keys);
+        CHECK(sum_of(values).values <= sum_of(whole).values);
         if (tolerance > 0.05f) {
-          CHECK(total(keys).keys < total(whole).keys);
-          CHECK(total(values).values < total(whole).values);
+          CHECK(sum_of(keys).keys < sum_of(whole).keys);
+          CHECK(sum_of(values).values < sum_of(whole).values);
         }
         // Work is divided otherwise on the host, whose probabilities are others for that.
         const Attended both = read(d, s, 1, within(tolerance, tolerance));
         const Attended both_on_host = read(d, s, 1, within(tolerance, tolerance), Path::oracle);
-        CHECK(total(both).keys == total(keys).keys);
+        CHECK(sum_of(both).keys == sum_of(keys).keys);
         const auto ratio = [](std::uint64_t a, std::uint64_t b) {
           return static_cast<double>(a) / static_cast<double>(b);
         };
         if (group <= 8) {
-          CHECK(std::fabs(ratio(total(both).keys, total(both_on_host).keys) - 1) < 0.01);
-          CHECK(ratio(total(both).values, total(both_on_host).values) < 1.4);
-          CHECK(ratio(total(both).values, total(both_on_host).values) > 0.7);
+          CHECK(std::fabs(ratio(sum_of(both).keys, sum_of(both_on_host).keys) - 1) < 0.01);
+          CHECK(ratio(sum_of(both).values, sum_of(both_on_host).values) < 1.4);
+          CHECK(ratio(sum_of(both).values, sum_of(both_on_host).values) > 0.7);
         }
         CHECK(largest_difference(both.output, both_on_host.output) <=
               2 * (5 * std::expm1(2 * tolerance) + 8 * tolerance) + 1e-3);
@@ -103,11 +94,11 @@ TEST_CASE("planes are read alike from run to run, by any number of thread blocks
     const Attended first = read(d, s, 3, within(0.05f, 0.02f), Path::vectorised, thread_blocks);
     const Attended second = read(d, s, 3, within(0.05f, 0.02f), Path::vectorised, thread_blocks);
     CHECK(same_bits(first, second));
-    CHECK(total(first).keys == total(second).keys);
-    CHECK(total(first).values == total(second).values);
+    CHECK(sum_of(first).keys == sum_of(second).keys);
+    CHECK(sum_of(first).values == sum_of(second).values);
     CHECK(largest_difference(first.output, whole.output) <= 5 * std::expm1(0.1) + 0.02 * 8);
-    CHECK(total(first).keys + total(first).values <
-          (total(whole).keys + total(whole).values) / 10 * 9);
+    CHECK(sum_of(first).keys + sum_of(first).values <
+          (sum_of(whole).keys + sum_of(whole).values) / 10 * 9);
   }
 }
 
@@ -132,7 +123,7 @@ TEST_CASE("where all errors add up they come close to the tolerance and no furth
     CHECK(keys >= tolerance * 0.25);
     const Attended values = attend(within(0, tolerance));
     CHECK(largest_difference(values.output, whole.output) <= tolerance * 2184 / 2048 * 1.001);
-    if (tolerance > 0.1f) CHECK(total(values).values < total(whole).values);
+    if (tolerance > 0.1f) CHECK(sum_of(values).values < sum_of(whole).values);
   }
 }
 
@@ -153,7 +144,7 @@ TEST_CASE("queries that a tile lacks have no part in the plan", "[cuda][attend]"
     const Attended a = run_on_device<Dims>(d.cache.layer(0), d.buffers.view(), {&part, 1}, queries,
                                            params, {.thread_blocks = 1});
     REQUIRE(a.status.ok());
-    return total(a);
+    return sum_of(a);
   };
   const BytesRead alone = bytes(1), together = bytes(8);
   CHECK(alone.keys == together.keys);

@@ -125,8 +125,7 @@ class DeviceStorage {
     check(cudaStreamSynchronize(stream_));
     BytesRead sum;
     for (const BytesRead& unit : units) sum += unit;
-    return static_cast<double>(sum.keys + sum.values) /
-           static_cast<double>(sum.keys_stored + sum.values_stored);
+    return sum.share();
   }
   [[nodiscard]] MemoryUsage memory_usage() const { return cache_->memory_usage(); }
   [[nodiscard]] const ClassShape& shape() const { return cache_->memory_plan().classes[0].shape; }

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
+#include "terse/cpu/block_reader.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/policy/plane_reading.hpp"
 #include "terse/quant/plane_exponents.hpp"
@@ -96,8 +97,7 @@ template <ExponentPlanes C>
       const float probability = p * std::exp(running[v].max - a.states[v].max) / a.states[v].sum;
       planes = std::max(planes, planes_of_value<C>(a.aligned[v], probability, margin));
     }
-    C::decode_run(context, block, t, planes, out + std::ptrdiff_t{t} * context.width);
-    bytes += static_cast<std::uint64_t>(C::read_bytes(planes, context.width));
+    bytes += read_run<C>(context, block, t, planes, out);
   }
   return bytes;
 }

@@ -59,12 +59,21 @@ void decode_levels(const KernelTable& table, const CodecContext& context, const 
   }
 }
 
-/// Decodes a block of planes, all of them, to fp32, keys `[channel, 64]`, values `[64, channel]`.
+/// Decodes the first `planes` planes of a run to its place in `out`, keys `[channel, 64]`, values
+/// `[64, channel]`. Gives the bytes read.
+template <PlaneCodec C>
+std::uint64_t read_run(const CodecContext& context, const std::byte* block, int run, int planes,
+                       float* out) noexcept {
+  const int length = C::run_length(context.width);
+  C::decode_run(context, block, run, planes, out + std::ptrdiff_t{run} * length);
+  return static_cast<std::uint64_t>(C::read_bytes(planes, context.width));
+}
+
+/// Decodes a block of planes, all of them, as read_run.
 template <PlaneCodec C>
 void decode_planes(const CodecContext& context, const std::byte* block, float* out) noexcept {
-  const int length = C::run_length(context.width);
   for (int run = 0; run < C::runs(context.width); ++run) {
-    C::decode_run(context, block, run, C::num_planes, out + std::ptrdiff_t{run} * length);
+    read_run<C>(context, block, run, C::num_planes, out);
   }
 }
 

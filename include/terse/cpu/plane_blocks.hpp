@@ -8,6 +8,7 @@
 
 #include "terse/cache/attention.hpp"
 #include "terse/config.hpp"
+#include "terse/cpu/block_reader.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/quant/plane_exponents.hpp"
 #include "terse/quant/plane_plan.hpp"
@@ -66,8 +67,7 @@ template <PlaneCodec C>
   }
   std::uint64_t bytes = 0;
   for (int c = 0; c < width; ++c) {
-    C::decode_run(context, block, c, planes[c], out + std::ptrdiff_t{c} * block_tokens);
-    bytes += static_cast<std::uint64_t>(C::read_bytes(planes[c], width));
+    bytes += read_run<C>(context, block, c, planes[c], out);
   }
   return bytes;
 }
@@ -101,8 +101,7 @@ template <PlaneCodec C>
       planes = std::max(planes, planes_within<C>(largest[t] * units[t], share));
     }
     for (int t = begin; t < begin + together; ++t) {
-      C::decode_run(context, block, t, planes, out + std::ptrdiff_t{t} * context.width);
-      bytes += static_cast<std::uint64_t>(C::read_bytes(planes, context.width));
+      bytes += read_run<C>(context, block, t, planes, out);
     }
   }
   return bytes;

@@ -66,6 +66,10 @@ struct BytesRead {
     values_stored += other.values_stored;
     return *this;
   }
+  /// Of the bytes that are stored, those that were read; NaN of none.
+  [[nodiscard]] double share() const noexcept {
+    return static_cast<double>(keys + values) / static_cast<double>(keys_stored + values_stored);
+  }
 };
 
 }  // namespace TERSE_FLAGS_NAMESPACE
