@@ -24,6 +24,14 @@ if(TERSE_SANITIZE)
   target_link_options(terse_options INTERFACE -fsanitize=${terse_sanitizers})
 endif()
 
+# terse_kernels: the kernels of attention on hosts, which no policy changes, compiled once. The first
+# example, the tests of headers and those of consumers compile them as users of headers alone do.
+file(CONFIGURE OUTPUT "${PROJECT_BINARY_DIR}/terse_kernels.cpp"
+     CONTENT "#include \"terse/cpu/kernels.hpp\"\n" @ONLY)
+add_library(terse_kernels STATIC "${PROJECT_BINARY_DIR}/terse_kernels.cpp")
+target_compile_definitions(terse_kernels PUBLIC TERSE_SEPARATE_KERNELS)
+target_link_libraries(terse_kernels PUBLIC terse::terse PRIVATE terse_options)
+
 # Source style, on whatever the repository tracks.
 if(Python3_FOUND)
   add_custom_target(format

@@ -24,9 +24,10 @@ message(STATUS "terse: tests use Catch2 ${Catch2_VERSION}")
 
 # Catch2's implementation and main() are compiled once; every test links the object.
 add_library(terse_test_main OBJECT "${CMAKE_CURRENT_SOURCE_DIR}/support/main.cpp")
-target_link_libraries(terse_test_main PUBLIC terse_options Catch2::Catch2)
+target_link_libraries(terse_test_main PUBLIC terse_options terse_kernels Catch2::Catch2)
 target_include_directories(terse_test_main PUBLIC "${PROJECT_SOURCE_DIR}/tests"
                                                   "${PROJECT_SOURCE_DIR}")
+target_compile_options(terse_test_main PRIVATE $<$<CONFIG:Release>:-O0>)
 target_compile_definitions(terse_test_main
                            PUBLIC TERSE_TEST_DATA_DIR="${PROJECT_SOURCE_DIR}/tests/data")
 

@@ -25,16 +25,15 @@ namespace detail {
 /// Numbers between two runs of other numbers that must not be read.
 class GuardedInput {
  public:
-  GuardedInput(const std::vector<float>& x, float guard)
-      : all_(x.size() + 2 * margin, guard), size_(x.size()) {
-    std::memcpy(all_.data() + margin, x.data(), size_ * sizeof(float));
+  GuardedInput(const std::vector<float>& x, float guard) : all_(margin, guard) {
+    all_.insert(all_.end(), x.begin(), x.end());
+    all_.insert(all_.end(), margin, guard);
   }
   [[nodiscard]] const float* data() const noexcept { return all_.data() + margin; }
 
  private:
   static constexpr std::size_t margin = 64;
   std::vector<float> all_;
-  std::size_t size_;
 };
 
 /// A record between two runs of bytes that must not be written, at the alignment of a page.
