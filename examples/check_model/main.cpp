@@ -125,16 +125,9 @@ struct Result {
 class HeldOut {
  public:
   HeldOut(const LlamaModel& model, const Settings& settings, const Tokenizer& tokenizer)
-      : model_(model) {
-    for (const std::string& path : settings.held_out_paths) {
-      const TextPart text = read_text(tokenizer, path, settings.skip_chars, 0,
-                                      std::int64_t{settings.windows} * window_tokens);
-      for (int i = 0; i < settings.windows; ++i) {
-        const auto begin = text.tokens.begin() + std::ptrdiff_t{i} * window_tokens;
-        windows_.emplace_back(begin, begin + window_tokens);
-      }
-    }
-  }
+      : model_(model),
+        windows_(read_windows(tokenizer, settings.held_out_paths, settings.skip_chars,
+                              settings.windows, window_tokens)) {}
 
   [[nodiscard]] std::size_t windows() const { return windows_.size(); }
 

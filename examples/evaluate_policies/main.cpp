@@ -1,9 +1,13 @@
 /// evaluate_policies: what each cache policy costs and saves on a real model and real text.
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 #include <memory>
+#include <set>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "terse/cpu/dispatch.hpp"
 #include "terse/version.hpp"
@@ -11,6 +15,7 @@
 #include "evaluation.hpp"
 #include "evaluation/calibration.hpp"
 #include "evaluation/device.hpp"
+#include "evaluation/layer_schedule.hpp"
 #include "evaluation/passkey.hpp"
 #include "evaluation/texts.hpp"
 #include "evaluation/window.hpp"
@@ -30,6 +35,11 @@
 namespace terse::examples {
 namespace {
 
+/// The name of a schedule's row.
+std::string schedule_name(const std::string& path) {
+  return std::filesystem::path(path).stem().string();
+}
+
 RunInfo describe_run(const Settings& settings) {
   RunInfo info;
   info.program = "evaluate_policies";
@@ -48,6 +58,11 @@ RunInfo describe_run(const Settings& settings) {
                         {{"calibration_file", file_name(settings.calibration_file)},
                          {"calibration_sha256", sha256_of_file(settings.calibration_file)}});
   }
+  std::string schedules;
+  for (const std::string& path : settings.schedule_paths) {
+    schedules.append(schedules.empty() ? "" : ",").append(sha256_of_file(path));
+  }
+  if (!schedules.empty()) info.options.emplace_back("schedule_sha256", schedules);
   return info;
 }
 
@@ -110,10 +125,26 @@ void leave_out_passkeys_of_joined_digits(const Tokenizer& tokenizer, Settings* s
   settings->passkeys = 0;
 }
 
+std::vector<PolicyRow> scheduled_rows(const Settings& settings,
+                                      const std::vector<LayerSchedule>& schedules) {
+  std::vector<PolicyRow> rows;
+  std::set<std::string> names(settings.policies.begin(), settings.policies.end());
+  for (std::size_t i = 0; i < schedules.size(); ++i) {
+    const std::string name = schedule_name(settings.schedule_paths[i]);
+    if (!names.insert(name).second) {
+      throw InputError("--schedule " + settings.schedule_paths[i] + ": another row is called '" +
+                       name + "' too; rename the file");
+    }
+    rows.push_back(scheduled_row(name, schedules[i]));
+  }
+  return rows;
+}
+
 void run(Settings settings) {
   std::vector<std::string> inputs = settings.text_paths;
   inputs.insert(inputs.end(), {settings.model_path, settings.haystack_path,
                                settings.calibration_path, settings.calibration_file});
+  inputs.insert(inputs.end(), settings.schedule_paths.begin(), settings.schedule_paths.end());
   check_output_files(
       inputs, {settings.csv_path, settings.markdown_path, settings.svg_path, settings.json_path});
   const GgufFile file = GgufFile::open(settings.model_path);
@@ -121,6 +152,10 @@ void run(Settings settings) {
   leave_out_passkeys_of_joined_digits(tokenizer, &settings);
   std::vector<const PolicyRow*> policies;
   for (const std::string& name : settings.policies) policies.push_back(&policy_row(name));
+  std::vector<LayerSchedule> schedules;
+  for (const std::string& path : settings.schedule_paths) schedules.push_back(load_schedule(path));
+  const std::vector<PolicyRow> scheduled = scheduled_rows(settings, schedules);
+  for (const PolicyRow& row : scheduled) policies.push_back(&row);
   const bool needs_text = std::any_of(policies.begin(), policies.end(), [&](const PolicyRow* row) {
     return row->factors.needed() || (row->calibrated && settings.calibration_file.empty());
   });
@@ -143,6 +178,7 @@ void run(Settings settings) {
   info.model_name = model.config().name;
   info.model_sha256 = sha256_of_file(settings.model_path);
   check_context("--tokens", settings.window_tokens, model.config());
+  for (const LayerSchedule& schedule : schedules) check_layers(schedule, model.config());
   if (settings.passkeys > 0) {
     check_context("--passkey-tokens", settings.passkey_tokens, model.config());
   }

@@ -95,6 +95,10 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
   parser.section("What to run")
       .choices("policy", "NAME", choices, &s->policies,
                "policies to run; `all` means every one (default: the short table)")
+      .texts(
+          "schedule", "FILE", &s->schedule_paths,
+          "also run the schedule of policies by layer in this file, written by schedule_bits, as "
+          "a row of the file's name; may be given several times")
       .flag("list-policies", &s->list_policies, "print all policies with a line of explanation")
       .flag("full", &s->full, "every policy, five windows of each text, twelve passkeys")
       .choice("tail", "RULE", {"own", "chunk-128"}, &tail,

@@ -17,6 +17,7 @@ struct Settings {
   std::string calibration_file;  ///< written by calibrate; empty: made of that text
   static constexpr std::int64_t haystack_skip_chars = 30000;  ///< bytes before the haystack
   std::vector<std::string> policies;
+  std::vector<std::string> schedule_paths;  ///< written by schedule_bits: a row each
   std::int64_t skip_chars = 20000;
   int window_tokens = 2048;
   int windows = 1;

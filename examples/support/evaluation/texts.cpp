@@ -66,6 +66,21 @@ TextPart read_text(const Tokenizer& tokenizer, const std::string& path, std::int
   return part;
 }
 
+std::vector<std::vector<std::int32_t>> read_windows(const Tokenizer& tokenizer,
+                                                    const std::vector<std::string>& paths,
+                                                    std::int64_t skip_bytes, int windows,
+                                                    int tokens) {
+  std::vector<std::vector<std::int32_t>> all;
+  for (const std::string& path : paths) {
+    const TextPart text = read_text(tokenizer, path, skip_bytes, 0, std::int64_t{windows} * tokens);
+    for (int i = 0; i < windows; ++i) {
+      const auto begin = text.tokens.begin() + std::ptrdiff_t{i} * tokens;
+      all.emplace_back(begin, begin + tokens);
+    }
+  }
+  return all;
+}
+
 std::string file_name(const std::string& path) {
   const std::size_t slash = path.find_last_of('/');
   return slash == std::string::npos ? path : path.substr(slash + 1);

@@ -20,6 +20,12 @@ struct TextPart {
 [[nodiscard]] TextPart read_text(const Tokenizer& tokenizer, const std::string& path,
                                  std::int64_t skip_bytes, std::int64_t first, std::int64_t count);
 
+/// The first `windows` windows of `tokens` tokens each, one after another, of what follows the
+/// first `skip_bytes` bytes of each file. Throws as read_text.
+[[nodiscard]] std::vector<std::vector<std::int32_t>> read_windows(
+    const Tokenizer& tokenizer, const std::vector<std::string>& paths, std::int64_t skip_bytes,
+    int windows, int tokens);
+
 /// The last part of a path.
 [[nodiscard]] std::string file_name(const std::string& path);
 

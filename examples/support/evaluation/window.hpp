@@ -30,12 +30,21 @@ struct LayerTrace {
     const LlamaModel& model, std::span<const std::int32_t> tokens,
     const std::function<void(const LayerTrace&)>& trace = {});
 
+/// Takes the residual stream `x` [token, hidden] of a window through layers [begin, end) with plain
+/// 16-bit keys and values, in place.
+void run_reference_layers(const LlamaModel& model, std::span<float> x, int begin, int end);
+
 /// What a cache held at the end of a window, over all layers.
 struct WindowMemory {
   double bits_per_element = 0;
   double bytes_per_token = 0;  ///< pages held, tails and tables of single-token decoding
   double share_read = 0;       ///< as SessionMemory's
 };
+
+/// Takes the residual stream `x` [token, hidden] of a window through one layer, decoding through a
+/// cache of that layer, in place. `session` has just been made or restarted for it.
+void run_window_layer(const LlamaModel& model, const SessionConfig& config, Session& session,
+                      int layer, std::span<float> x);
 
 /// The residual stream [token, hidden] after the last layer, decoding through a cache: at each
 /// layer every token is appended, then attends, in steps that seal and evict exactly when

@@ -14,7 +14,7 @@ from program_test_case import NOVEL, ProgramTestCase, RealModelTestCase, main
 from small_model import small_model
 
 OPTIONS = ["model", "text", "skip-chars", "tokens", "windows", "window-numbers", "haystack",
-           "calibration-text", "calibration-tokens", "calibration", "policy", "list-policies", "full", "tail", "passkeys",
+           "calibration-text", "calibration-tokens", "calibration", "policy", "schedule", "list-policies", "full", "tail", "passkeys",
            "passkey-tokens", "speed-steps", "device", "threads", "csv", "markdown", "svg", "json"]
 ROW_FIELDS = ["policy", "bits_per_element", "bytes_per_token", "mean_kl", "median_kl", "p99_kl",
               "p999_kl", "perplexity", "delta_log_perplexity", "top1_agreement",
@@ -134,6 +134,20 @@ class CommandLine(ProgramTestCase):
             for bad in (folder, self.path("none-such/out")):
                 self.refused(bad, *short_run, option, bad)
 
+    def test_bad_schedules(self):
+        for named, lines in [("line 1", "kivi-2"), ("line 2", "0 kivi-2\n1 kivi-2 more"),
+                             ("should be of layer 1", "0 kivi-2\n2 kivi-2"),
+                             ("'none-such'", "0 none-such"), ("'h2o-50'", "0 h2o-50"),
+                             ("names no layer", "# nothing"), ("1 layers", "0 kivi-2"),
+                             ("3 layers", "0 kivi-2\n1 kivi-2\n2 kivi-2")]:
+            path = self.written("bad.schedule", lines.encode())
+            self.refused(named, "--policy", "identity", "--tokens", "64", "--passkeys", "0",
+                         "--schedule", path)
+        path = self.written("identity.schedule", b"0 kivi-2\n1 kivi-2\n")
+        self.refused("rename", "--policy", "identity", "--schedule", path)
+        self.refused("none-such", "--schedule", self.path("none-such"))
+        self.refused("overwrite", "--schedule", path, "--policy", "kivi-2", "--json", path)
+
     def test_outputs_overwrite_no_input_and_no_other_output(self):
         short_run = ("--policy", "identity", "--tokens", "64", "--passkeys", "0")
         for bad in (self.novel, self.model, f"{self.folder}/./novel.txt"):
@@ -215,6 +229,35 @@ class SmallModel(OutputChecks, ProgramTestCase):
         self.assertEqual(*reports)
         self.assertIsNone(reports[0][0]["tokens_per_second"])
         self.assertIsNone(reports[0][0]["passkey_nll"])
+
+    def test_a_schedule_gives_each_layer_its_policy(self):
+        schedules = []
+        for name, *policies in [("same", "kivi-2", "kivi-2"), ("first", "kivi-2", "identity"),
+                                ("second", "identity", "kivi-2")]:
+            lines = [f"{layer} {policy}\n" for layer, policy in enumerate(policies)]
+            path = self.written(name + ".schedule", ("# a comment\n\n" + "".join(lines)).encode())
+            schedules += ["--schedule", path]
+        path = self.path("schedules.json")
+        self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "256", "--policy",
+                         "identity,kivi-2", "--passkeys", "1", "--passkey-tokens", "300",
+                         "--speed-steps", "2", *schedules, "--json", path)
+        with open(path, encoding="utf-8") as file:
+            report = json.load(file)
+        self.assertEqual(report["options"]["schedule_sha256"],
+                         ",".join(map(sha256, schedules[1::2])))
+        rows = {row["policy"]: row for row in report["rows"]}
+        self.assertEqual([*rows], ["identity", "kivi-2", "same", "first", "second"])
+        for field in set(rows["same"]) - {"policy", "description", "tokens_per_second"}:
+            self.assertEqual(rows["same"][field], rows["kivi-2"][field], field)
+        for name in ("first", "second"):
+            row = rows[name]
+            for field in ("bits_per_element", "bytes_per_token"):
+                self.assertAlmostEqual(
+                    row[field], (rows["identity"][field] + rows["kivi-2"][field]) / 2, 6)
+            self.assertGreater(row["mean_kl"], 10 * rows["identity"]["mean_kl"])
+            self.assertLess(row["mean_kl"], rows["kivi-2"]["mean_kl"])
+            self.assertGreater(row["tokens_per_second"], 0)
+        self.assertNotEqual(rows["first"]["mean_kl"], rows["second"]["mean_kl"])
 
     def test_windows_by_number(self):
         path = self.path("numbers.json")
