@@ -25,4 +25,5 @@
 #include "terse/quant/q8_0.hpp"
 #include "terse/quant/shaped.hpp"
 #include "terse/quant/turboquant.hpp"
+#include "terse/quant/turboquant_prod.hpp"
 #include "terse/version.hpp"

@@ -183,6 +183,22 @@ TEST_CASE("codes along both axes and fitted levels are attended to, evicted and 
   CHECK(relative_l2(is.output, d.attend(s, 3, Path::oracle).output) < 1e-5);
 }
 
+TEST_CASE("signs of a sketch are attended to, evicted and moved exactly", "[cache][compact]") {
+  Driver<PerHead, Compose<TurboQuantProd3, H2O>> d(
+      config(), {.eviction = {.heavy_tokens = 100, .recent_tokens = 100}});
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 600, 64).ok());
+  observe(d, s);
+  REQUIRE(d.cache.evict(s).ok());
+  const Attended was = d.attend(s, 3);
+  CHECK(relative_l2(was.output, d.attend(s, 3, Path::oracle).output) < 1e-5);
+  const auto done = d.cache.compact(s);
+  REQUIRE(done.ok());
+  CHECK(done->tokens_moved > 0);
+  CHECK(done->tokens_reencoded == 0);
+  CHECK(relative_l2(d.attend(s, 3).output, was.output) < 1e-6);
+}
+
 TEST_CASE("budgets that cover everything change no bit", "[cache][evict]") {
   Driver<PagedLayout<>, Compose<Kivi2>> plain(config());
   Driver<PagedLayout<>, Compose<Kivi2, H2O>> heavy(

@@ -168,16 +168,27 @@ std::string record_row(const char* name) {
 }  // namespace
 
 TEST_CASE("the support matrix of docs/policies.md is that of the types") {
-  check_table(
-      "policies.md", "support-matrix",
-      {matrix_row<Identity>("Identity"), matrix_row<Fp8>("Fp8"), matrix_row<Int8>("Int8"),
-       matrix_row<Q8_0>("Q8_0"), matrix_row<Int4Rotated>("Int4Rotated"), matrix_row<Q4_0>("Q4_0"),
-       matrix_row<TurboQuant4>("TurboQuant4"), matrix_row<TurboQuant3>("TurboQuant3"),
-       matrix_row<TurboQuant2>("TurboQuant2"), matrix_row<NvFp4>("NvFp4"),
-       matrix_row<Kivi4>("Kivi4"), matrix_row<Kivi3>("Kivi3"), matrix_row<Kivi2>("Kivi2"),
-       matrix_row<KVarN4K2V>("KVarN4K2V"), matrix_row<KVQuant3>("KVQuant3"),
-       matrix_row<Shaped3K2V>("Shaped3K2V"), matrix_row<Shaped2K1V>("Shaped2K1V"),
-       matrix_row<AlignedKV>("AlignedKV"), matrix_row<AlignedInt8>("AlignedInt8")});
+  check_table("policies.md", "support-matrix",
+              {matrix_row<Identity>("Identity"),
+               matrix_row<Fp8>("Fp8"),
+               matrix_row<Int8>("Int8"),
+               matrix_row<Q8_0>("Q8_0"),
+               matrix_row<Int4Rotated>("Int4Rotated"),
+               matrix_row<Q4_0>("Q4_0"),
+               matrix_row<TurboQuant4>("TurboQuant4"),
+               matrix_row<TurboQuant3>("TurboQuant3"),
+               matrix_row<TurboQuant2>("TurboQuant2"),
+               matrix_row<TurboQuantProd3>("TurboQuantProd3"),
+               matrix_row<NvFp4>("NvFp4"),
+               matrix_row<Kivi4>("Kivi4"),
+               matrix_row<Kivi3>("Kivi3"),
+               matrix_row<Kivi2>("Kivi2"),
+               matrix_row<KVarN4K2V>("KVarN4K2V"),
+               matrix_row<KVQuant3>("KVQuant3"),
+               matrix_row<Shaped3K2V>("Shaped3K2V"),
+               matrix_row<Shaped2K1V>("Shaped2K1V"),
+               matrix_row<AlignedKV>("AlignedKV"),
+               matrix_row<AlignedInt8>("AlignedInt8")});
 }
 
 TEST_CASE("the codec table of docs/policies.md is that of the types") {
@@ -191,6 +202,9 @@ TEST_CASE("the codec table of docs/policies.md is that of the types") {
                codec_row<TurboQuant4>("TurboQuant4"),
                codec_row<TurboQuant3>("TurboQuant3"),
                codec_row<TurboQuant2>("TurboQuant2"),
+               codec_row<TurboQuantProd4>("TurboQuantProd4"),
+               codec_row<TurboQuantProd3>("TurboQuantProd3"),
+               codec_row<TurboQuantProd2>("TurboQuantProd2"),
                codec_row<NvFp4>("NvFp4"),
                codec_row<Kivi4>("Kivi4"),
                codec_row<Kivi3>("Kivi3"),

@@ -53,6 +53,9 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant4)                                      \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant3)                                      \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuant2)                                      \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuantProd4)                                  \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuantProd3)                                  \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, TurboQuantProd2)                                  \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN4K2V)                                        \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN2)                                           \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant3)                                         \

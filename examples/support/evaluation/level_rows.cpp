@@ -26,6 +26,18 @@ void add_level_rows(std::vector<PolicyRow>* rows) {
       Family::four_bit, quantised<TurboQuant3>(window));
   add("turboquant-2-tail", "TurboQuant, 2 bits, residual 128, and the first four tokens exact",
       Family::two_bit, quantised<TurboQuant2>(window));
+  add("turboquant-prod-4", "TurboQuant with unbiased products: keys in 3 bits and a sign (QJL)",
+      Family::four_bit, quantised<TurboQuantProd4>());
+  add("turboquant-prod-3", "the same, keys in 2 bits and a sign", Family::four_bit,
+      quantised<TurboQuantProd3>());
+  add("turboquant-prod-2", "the same, keys in 1 bit and a sign", Family::two_bit,
+      quantised<TurboQuantProd2>());
+  add("turboquant-prod-4-tail", "turboquant-prod-4, exact tokens as turboquant-4-tail",
+      Family::four_bit, quantised<TurboQuantProd4>(window));
+  add("turboquant-prod-3-tail", "turboquant-prod-3, exact tokens as turboquant-4-tail",
+      Family::four_bit, quantised<TurboQuantProd3>(window));
+  add("turboquant-prod-2-tail", "turboquant-prod-2, exact tokens as turboquant-4-tail",
+      Family::two_bit, quantised<TurboQuantProd2>(window));
 }
 
 }  // namespace terse::examples

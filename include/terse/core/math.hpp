@@ -189,6 +189,18 @@ TERSE_HOST_DEVICE float sum_of_neighbours(const float (&x)[N]) noexcept {
   }
 }
 
+/// Of number(0) ... number(count - 1): 32 partial sums of rounded squares, of i, i + 32, ...; then
+/// sum_of_neighbours.
+template <class Number>
+TERSE_HOST_DEVICE float sum_of_squares(int count, Number number) noexcept {
+  float partial[32] = {};
+  for (int i = 0; i < count; ++i) {
+    const float x = number(i);
+    partial[i % 32] += rounded_product(x, x);
+  }
+  return sum_of_neighbours(partial);
+}
+
 TERSE_HOST_DEVICE inline float absolute(float x) noexcept { return x < 0.0f ? -x : x; }
 
 /// False for NaN and the infinities.

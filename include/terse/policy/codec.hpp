@@ -31,6 +31,11 @@
 ///
 ///   static void copy_token(const CodecContext&, const std::byte* from, int from_token,
 ///                          std::byte* to, int to_token);
+///
+/// A codec whose errors stand upright on its input, so that decoded vectors are longer, may say so:
+/// testing::check_codec then lets errors grow with them where decoded numbers are encoded again.
+///
+///   static constexpr bool is_unbiased = true;
 #pragma once
 
 #include <concepts>

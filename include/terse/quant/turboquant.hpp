@@ -22,6 +22,7 @@
 #include "terse/core/scalar.hpp"
 #include "terse/quant/hadamard.hpp"
 #include "terse/quant/level_codes.hpp"
+#include "terse/quant/normal_levels.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -31,7 +32,7 @@ struct TurboQuantSpec {
   bool corrects_norm = true;  ///< what is decoded has the vector's length
 };
 
-/// Levels of the least mean squared error for N(0, 1) (Lloyd, Max), and a factor per token.
+/// NormalLevels, and a factor per token.
 template <TurboQuantSpec S>
 struct TurboQuantLevels {
   static_assert(S.bits == 2 || S.bits == 3 || S.bits == 4,
@@ -42,9 +43,7 @@ struct TurboQuantLevels {
   using Scale = F16;
 
   TERSE_HOST_DEVICE static constexpr float level(unsigned code) noexcept {
-    constexpr unsigned half = 1u << (bits - 1);
-    const float size = positive_level(code < half ? half - 1 - code : code - half);
-    return code < half ? -size : size;
+    return NormalLevels<bits>::level(code);
   }
   TERSE_HOST_DEVICE static constexpr float scale_value(F16 scale) noexcept {
     return to_float(scale);
@@ -68,39 +67,7 @@ struct TurboQuantLevels {
   }
 
   TERSE_HOST_DEVICE static unsigned code_of(float v, const Group& g) noexcept {
-    const float u = rounded_product(v, g.inverse);
-    unsigned code = 0;
-    for (unsigned i = 1; i < 1u << bits; ++i) {
-      code += u > (level(i - 1) + level(i)) / 2.0f ? 1u : 0u;
-    }
-    return code;
-  }
-
- private:
-  TERSE_HOST_DEVICE static constexpr float positive_level(unsigned i) noexcept {
-    if constexpr (bits == 2) {
-      constexpr float levels[] = {0.45278003f, 1.51041761f};
-      return levels[i];
-    } else if constexpr (bits == 3) {
-      constexpr float levels[] = {0.24509418f, 0.75600528f, 1.34390928f, 2.15194570f};
-      return levels[i];
-    } else {
-      constexpr float levels[] = {0.12839503f, 0.38804830f, 0.65675912f, 0.94234046f,
-                                  1.25623120f, 1.61804639f, 2.06901723f, 2.73258957f};
-      return levels[i];
-    }
-  }
-
-  /// Of number(0) ... number(count - 1): 32 partial sums of rounded squares, of i, i + 32, ...;
-  /// neighbours among them are added, then neighbours among the results.
-  template <class Number>
-  TERSE_HOST_DEVICE static float sum_of_squares(int count, Number number) noexcept {
-    float partial[32] = {};
-    for (int i = 0; i < count; ++i) {
-      const float x = number(i);
-      partial[i % 32] += rounded_product(x, x);
-    }
-    return sum_of_neighbours(partial);
+    return NormalLevels<bits>::nearest(rounded_product(v, g.inverse));
   }
 };
 
