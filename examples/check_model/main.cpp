@@ -209,13 +209,8 @@ void run(const Settings& settings) {
   std::vector<std::string> inputs = settings.held_out_paths;
   inputs.insert(inputs.end(), {settings.model_path, settings.text_path, settings.calibration_path});
   check_output_files(inputs, {settings.markdown_path});
-  std::vector<const PolicyRow*> policies;
-  for (const std::string& name : settings.policies) {
-    policies.push_back(&policy_row(name));
-    if (policies.back()->calibrated && settings.calibration_path.empty()) {
-      throw InputError("'" + name + "' needs --calibration; the program calibrate writes one");
-    }
-  }
+  const std::vector<const PolicyRow*> policies =
+      policy_rows_of(settings.policies, settings.calibration_path);
   const GgufFile file = GgufFile::open(settings.model_path);
   const Tokenizer tokenizer = Tokenizer::load(file);
   const TextPart text =
@@ -227,11 +222,8 @@ void run(const Settings& settings) {
     check_context("--held-out: a window of", window_tokens, model.config());
   }
   HeldOut held_out(model, settings, tokenizer);
-  std::optional<Calibration> calibration;
-  if (!settings.calibration_path.empty()) {
-    calibration = load_calibration(settings.calibration_path, model,
-                                   fingerprint_of_model(settings.model_path));
-  }
+  const std::optional<Calibration> calibration =
+      load_if_named(settings.calibration_path, model, settings.model_path);
   if (settings.key_bias != 0) add_key_bias(model, static_cast<float>(settings.key_bias));
   const auto config_of = [&](const PolicyRow& row) {
     SessionConfig config{.model = &model, .max_tokens = settings.tokens};

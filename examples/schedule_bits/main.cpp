@@ -51,7 +51,7 @@ double budget_of(const std::string& text) {
   double bits = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), bits);
   if (error != std::errc{} || end != text.data() + text.size() || !(bits > 0 && bits <= 16)) {
-    throw InputError("--budget '" + text + "' is no number of bits from 0 to 16");
+    throw InputError("--budget '" + text + "' is no number of bits above 0, up to 16");
   }
   return bits;
 }
@@ -159,13 +159,8 @@ void run(const Settings& settings) {
     outputs.push_back(settings.output_path(b));
   }
   check_output_files(inputs, outputs);
-  std::vector<const PolicyRow*> policies;
-  for (const std::string& name : settings.policies) {
-    policies.push_back(&policy_row(name));
-    if (policies.back()->calibrated && settings.calibration_path.empty()) {
-      throw InputError("'" + name + "' needs --calibration; the program calibrate writes one");
-    }
-  }
+  const std::vector<const PolicyRow*> policies =
+      policy_rows_of(settings.policies, settings.calibration_path);
   const GgufFile file = GgufFile::open(settings.model_path);
   const Tokenizer tokenizer = Tokenizer::load(file);
   const std::vector<std::vector<std::int32_t>> windows = read_windows(
@@ -173,11 +168,8 @@ void run(const Settings& settings) {
   ThreadPool alone(1);  // measurements run side by side, each on one thread
   const LlamaModel model = LlamaModel::load(file, alone);
   check_context("--tokens", settings.tokens, model.config());
-  std::optional<Calibration> calibration;
-  if (!settings.calibration_path.empty()) {
-    calibration = load_calibration(settings.calibration_path, model,
-                                   fingerprint_of_model(settings.model_path));
-  }
+  const std::optional<Calibration> calibration =
+      load_if_named(settings.calibration_path, model, settings.model_path);
   const auto config_of = [&](const PolicyRow& row) {
     SessionConfig config{.model = &model, .max_tokens = settings.tokens, .max_step_tokens = 1};
     if (row.calibrated) config.calibration = &*calibration;

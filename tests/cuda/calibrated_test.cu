@@ -28,7 +28,7 @@ constexpr LayerPlace shared_slots[] = {{0, 0}, {1, 0}, {0, 0}};
 /// Random calls on both, with a calibration or without.
 template <class P>
 void run(std::uint64_t seed, int head_dim, bool is_calibrated, PolicyConfig<PolicyOf<P>> policy,
-         int operations) {
+         int operations, int max_step_tokens = 70) {
   INFO("head dimension " << head_dim << (is_calibrated ? ", calibrated" : ""));
   const CacheConfig config{.num_layers = 3,
                            .num_query_heads = 4,
@@ -36,11 +36,11 @@ void run(std::uint64_t seed, int head_dim, bool is_calibrated, PolicyConfig<Poli
                            .head_dim = head_dim,
                            .max_sequences = 3,
                            .max_tokens = 512,
-                           .max_step_tokens = 70,
+                           .max_step_tokens = max_step_tokens,
                            .layers = shared_slots};
   const auto plan = KVCache<PagedLayout<>, P>::plan(config, {policy});
-  policy.num_pages = plan->classes[0].shape.num_pages / 2;  // so that some steps are refused
-  const TwinCalibration calibration(2, 2, head_dim);
+  policy.num_pages = plan->classes[0].shape.num_pages / 2;      // so that some steps are refused
+  const TwinCalibration calibration(2, 2, head_dim, seed % 2);  // no alignment is asked for
   PolicyConfig<PolicyOf<P>> on_device = policy;
   if (is_calibrated) {
     policy.calibration = calibration.host.view();
@@ -83,6 +83,14 @@ TEST_CASE("shaped errors on host and device", "[cuda][calibrated]") {
   run<Mixed>(4, 20, true, policy, 60);
   run<Mixed>(5, 256, true, policy, 40);
   run<Mixed>(6, 96, false, policy, 60);
+  // Steps of few tokens, whose blocks are sealed in pieces by several thread blocks.
+  run<Mixed>(7, 128, true, policy, 240, 5);
+  run<Mixed>(8, 30, true, policy, 240, 5);
+  run<Mixed>(9, 64, false, policy, 240, 5);
+  run<Mixed>(12, 128, true, policy, 240, 5);
+  // Not so where keys share scales.
+  const PolicyConfig<PolicyOf<SharedKeys>> shared_keys{.tail = TailSpec{.min_tokens = 20}};
+  run<SharedKeys>(10, 128, true, shared_keys, 200, 5);
 }
 
 TEST_CASE("values encoded again with the calibration of their slot", "[cuda][calibrated]") {

@@ -84,15 +84,19 @@ struct HostCalibration {
   }
 };
 
-/// A calibration that the host has, and a copy that the device has.
+/// A calibration that the host has, and a copy that the device has, `shift` floats from where it
+/// would be aligned.
 struct TwinCalibration {
   HostCalibration host;
   std::deque<DeviceBytes> numbers;
   std::vector<SlotCalibration> slots;
 
-  TwinCalibration(int num_slots, int kv_heads, int width) : host(num_slots, kv_heads, width) {
-    const auto copy = [&](const std::vector<float>& from) {
-      return numbers.emplace_back(DeviceBytes::copy_of(from.data(), from.size())).as<float>();
+  TwinCalibration(int num_slots, int kv_heads, int width, std::size_t shift = 0)
+      : host(num_slots, kv_heads, width) {
+    const auto copy = [&](std::vector<float> from) {
+      from.insert(from.begin(), shift, 0.0f);
+      return numbers.emplace_back(DeviceBytes::copy_of(from.data(), from.size())).as<float>() +
+             shift;
     };
     for (std::size_t i = 0; i < host.numbers.size(); i += 2) {
       const float* keys = copy(host.numbers[i]);

@@ -134,6 +134,12 @@ Calibration load_calibration(const std::string& path, const LlamaModel& model,
   return std::move(*loaded);
 }
 
+std::optional<Calibration> load_if_named(const std::string& path, const LlamaModel& model,
+                                         const std::string& model_path) {
+  if (path.empty()) return std::nullopt;
+  return load_calibration(path, model, fingerprint_of_model(model_path));
+}
+
 std::string file_of(const Calibration& calibration) {
   std::string bytes(calibration.saved_bytes(), '\0');
   check(calibration.save({reinterpret_cast<std::byte*>(bytes.data()), bytes.size()}));

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <optional>
 #include <span>
 #include <string>
 
@@ -28,6 +29,12 @@ namespace terse::examples {
 /// Reads a calibration of that model; throws InputError where it is none.
 [[nodiscard]] Calibration load_calibration(const std::string& path, const LlamaModel& model,
                                            std::uint64_t model_fingerprint);
+
+/// The same from the file `path`, unless that is empty, of the model that the file `model_path`
+/// holds.
+[[nodiscard]] std::optional<Calibration> load_if_named(const std::string& path,
+                                                       const LlamaModel& model,
+                                                       const std::string& model_path);
 
 /// The bytes of its file.
 [[nodiscard]] std::string file_of(const Calibration& calibration);

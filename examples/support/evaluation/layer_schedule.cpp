@@ -70,9 +70,11 @@ void check_layers(const LayerSchedule& schedule, const LlamaConfig& model) {
 
 PolicyRow scheduled_row(const std::string& name, const LayerSchedule& schedule) {
   const auto any = [&](auto of) { return std::any_of(schedule.begin(), schedule.end(), of); };
+  Family family = schedule.front()->family;  // that with the most bits
+  for (const PolicyRow* row : schedule) family = std::min(family, row->family);
   return {.name = name,
           .description = "policies by layer: " + describe(schedule),
-          .family = Family::two_bit,
+          .family = family,
           .on_device = !any([](const PolicyRow* row) { return !row->on_device; }),
           .calibrated = any([](const PolicyRow* row) { return row->calibrated; }),
           .make_session = [schedule](const SessionConfig& config) {

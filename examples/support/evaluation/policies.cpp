@@ -29,4 +29,16 @@ const PolicyRow& policy_row(const std::string& name) {
   throw InputError("no policy is called '" + name + "'");
 }
 
+std::vector<const PolicyRow*> policy_rows_of(const std::vector<std::string>& names,
+                                             const std::string& calibration_path) {
+  std::vector<const PolicyRow*> rows;
+  for (const std::string& name : names) {
+    rows.push_back(&policy_row(name));
+    if (rows.back()->calibrated && calibration_path.empty()) {
+      throw InputError("'" + name + "' needs --calibration; the program calibrate writes one");
+    }
+  }
+  return rows;
+}
+
 }  // namespace terse::examples

@@ -47,4 +47,9 @@ struct PolicyRow {
 /// The row of that name; throws InputError if there is none.
 [[nodiscard]] const PolicyRow& policy_row(const std::string& name);
 
+/// The rows of those names. Throws InputError if there is none of a name, or if one needs a
+/// calibration and the file `calibration_path` was not named.
+[[nodiscard]] std::vector<const PolicyRow*> policy_rows_of(const std::vector<std::string>& names,
+                                                           const std::string& calibration_path);
+
 }  // namespace terse::examples

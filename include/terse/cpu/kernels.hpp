@@ -24,6 +24,11 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cpu {
 
+#if defined(TERSE_SEPARATE_KERNELS)
+const KernelTable* kernels_named(const char* name) noexcept;
+const KernelTable& kernels() noexcept;
+#endif
+
 /// The table called `name` ("portable", "avx2", "avx512"), or null where the processor or the
 /// operating system lacks its instructions (__builtin_cpu_supports asks both).
 TERSE_KERNEL_LINKAGE const KernelTable* kernels_named(const char* name) noexcept {
@@ -58,3 +63,5 @@ TERSE_KERNEL_LINKAGE const KernelTable& kernels() noexcept {
 }  // namespace cpu
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse
+
+#undef TERSE_KERNEL_LINKAGE

@@ -196,7 +196,8 @@ class CodecCheck {
     const double again = distance(first, decoded(encoded(first)));
     double most = 1.01 * error;
     if constexpr (requires { requires C::is_unbiased; }) {
-      // Errors that stand upright on the input lengthen it, and with it the next error.
+      // Errors that stand upright on the input lengthen it, and with it the next error, which is as
+      // random as the first one.
       most = size > 0 ? 1.1 * error * std::sqrt(1 + error * error / (size * size)) : 0;
     }
     check_.expect(again <= most + 1e-6 * size,

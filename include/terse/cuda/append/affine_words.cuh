@@ -157,17 +157,25 @@ template <class C, Side S>
   return part;
 }
 
-/// Stores those codes, and leaves the others of the words.
+/// Stores those codes, and leaves the others of the words; `others_store`: other thread
+/// blocks may store those at the same time.
 template <class C, Side S>
 __device__ __forceinline__ void store_part(int width, int bundle, const TokenTile& tile,
-                                           const float4* params, std::uint32_t* words) {
+                                           const float4* params, bool others_store,
+                                           std::uint32_t* words) {
   constexpr int bits = AffineFormat{C::affine_format}.bits;
   const PartOfBundle<bits> part = encode_bundle<C, S>(width, bundle, tile, params);
   const int first = bundle_words<bits>(S, width, bundle).first;
 #pragma unroll
   for (int v = 0; v < words_per_bundle(bits); ++v) {
     std::uint32_t& word = words[first + v * 16];
-    if (part.mask[v] != 0) word = (word & ~part.mask[v]) | part.codes[v];
+    if (part.mask[v] == 0) continue;
+    if (others_store) {
+      atomicAnd(&word, ~part.mask[v]);
+      atomicOr(&word, part.codes[v]);
+    } else {
+      word = (word & ~part.mask[v]) | part.codes[v];
+    }
   }
 }
 
@@ -184,11 +192,11 @@ template <int Bits>
   return any;
 }
 
-/// Computes and stores the codes of the tile's tokens. By all threads, which do not meet at the
-/// end.
+/// Computes and stores the codes of the tile's tokens; `others_store`: other thread blocks those of
+/// the block's other tokens. By all threads, which do not meet at the end.
 template <class C, Side S>
 __device__ void encode_words(int width, const TokenTile& tile, const float* params,
-                             std::byte* block) {
+                             bool others_store, std::byte* block) {
   constexpr int bits = AffineFormat{C::affine_format}.bits;
   auto* words = reinterpret_cast<std::uint32_t*>(block);
   const auto* groups = reinterpret_cast<const float4*>(params);
@@ -207,14 +215,15 @@ __device__ void encode_words(int width, const TokenTile& tile, const float* para
     }
   } else if constexpr (S == Side::key) {
     for (int bundle = thread; bundle < code_bundles<bits>(S, width); bundle += threads) {
-      store_part<C, S>(width, bundle, tile, groups, words);
+      store_part<C, S>(width, bundle, tile, groups, others_store, words);
     }
   } else {
     const int lanes = code_bundles<bits>(S, width) / runs;
     for (int run = 0; run < runs; ++run) {
       if (!run_has_tokens<bits>(width, run, tile)) continue;
       for (int lane = thread; lane < lanes; lane += threads) {
-        store_part<C, S>(width, (lane / 16 * runs + run) * 16 + lane % 16, tile, groups, words);
+        store_part<C, S>(width, (lane / 16 * runs + run) * 16 + lane % 16, tile, groups,
+                         others_store, words);
       }
     }
   }

@@ -20,20 +20,46 @@
 #include "terse/cuda/append/token_tile.cuh"
 #include "terse/cuda/cache/failure.cuh"
 #include "terse/cuda/cache/step_record.cuh"
+#include "terse/cuda/warp/dense_turn.cuh"
 #include "terse/cuda/warp/operands.cuh"
+#include "terse/cuda/warp/prefetch.cuh"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
+/// A codec of the policy shapes errors.
+template <class Ref>
+inline constexpr bool shapes_errors = ShapesErrors<typename Ref::policy::key_codec> ||
+                                      ShapesErrors<typename Ref::policy::value_codec>;
+
+/// Both do: each of a block's tokens is long work for a warp, and can be encoded by itself.
+template <class Ref>
+inline constexpr bool can_seal_in_pieces =
+    ShapesErrors<typename Ref::policy::key_codec>&& ShapesErrors<typename Ref::policy::value_codec>;
+
 /// Most threads of a thread block; vectors that warps round channel by channel take twice the
 /// registers.
 template <class Ref>
-inline constexpr int most_append_threads =
-    ShapesErrors<typename Ref::policy::key_codec> || ShapesErrors<typename Ref::policy::value_codec>
-        ? 256
-        : 512;
+inline constexpr int most_append_threads = shapes_errors<Ref> ? 256 : 512;
+
+/// Most tokens of a part of a step as decoding takes them.
+inline constexpr int most_decoded_tokens = 7;
+
+/// Pieces of a block that is sealed by several thread blocks: of eight tokens, one for each warp.
+inline constexpr int pieces_of_block = 8;
+inline constexpr int piece_tokens = block_tokens / pieces_of_block;
+static_assert(piece_tokens > most_decoded_tokens, "a piece's tile has room for a step's tokens");
+static_assert(piece_tokens % 8 == 0,
+              "load_exact takes eights, and scratch is aligned behind fours");
+
+/// How a launch goes about its work: what host and device must agree on.
+struct AppendShape {
+  int tile_rows;  ///< of a thread block's tile
+  int pieces;     ///< of a block that lay in the tail and is sealed: 1 or pieces_of_block
+  bool stages;    ///< EncodeScratch::stages
+};
 
 /// Everything that the kernel is given. Pointers are the device's.
 template <class Ref>
@@ -42,9 +68,10 @@ struct AppendCall {
   AppendInputs in;
   StepView step;
   FailureTables failure;
-  int slot;                           // counted over all classes
-  int num_parts;                      // that the grid serves
-  int most_tokens;                    // of a part
+  int slot;         // counted over all classes
+  int num_parts;    // that the grid serves
+  int most_tokens;  // of a part
+  AppendShape shape;
   std::int64_t num_rows;              // of the inputs
   bool aligned_keys, aligned_values;  // can_load_vectors
 };
@@ -86,11 +113,19 @@ struct StepBlocks {
   [[nodiscard]] __device__ bool seals(int b) const { return seals_from <= b && b < seals_to; }
 };
 
-/// Rows that a tile has room for.
-[[nodiscard]] TERSE_HOST_DEVICE inline int tile_rows(const ClassShape& shape, int most_tokens) {
-  // A multiple of four, so that what lies behind it is aligned whatever the stride.
-  return shape.open && most_tokens < block_tokens ? round_up(most_tokens, 4) : block_tokens;
-}
+/// The stream of a thread block, by its place in the grid.
+struct StreamOfItem {
+  int unit, stream;
+  bool is_key;
+
+  __device__ StreamOfItem(const UnitShape& shape, int item) {
+    const int streams = shape.key_streams + shape.value_streams;
+    unit = Divisor::of(streams).quotient(item);
+    stream = item - unit * streams;
+    is_key = stream < shape.key_streams;
+    if (!is_key) stream -= shape.key_streams;
+  }
+};
 
 /// One block of 64 places of one stream, and what a step does to it. The same for all threads of a
 /// thread block, so that one of them finds it.
@@ -101,9 +136,10 @@ struct BlockWork {
   int length_before;  ///< committed tokens
   int first_row;      ///< of the part, in the inputs
   int unit, stream;
-  bool is_key;   ///< `stream` is one of keys
-  bool encodes;  ///< new tokens, or all
-  int block;     ///< counted from the grid's origin
+  bool is_key;              ///< `stream` is one of keys
+  bool encodes;             ///< new tokens, or all
+  int first_place, places;  ///< of the piece that is sealed, or of the block
+  int block;                ///< counted from the grid's origin
   int entry;
   int first;     ///< position of place 0
   int from, to;  ///< positions of new tokens, none: the same
@@ -143,9 +179,8 @@ struct AppendKernel {
     const int first_row = call.step.first_rows[part];
     const bool exists = part < *call.step.num_parts;
     const int index = exists ? step.sequence.index : 0;
-    const int streams = shape.unit.key_streams + shape.unit.value_streams;
-    const int unit = Divisor::of(streams).quotient(item);
-    const int stream = item - unit * streams;
+    const StreamOfItem of_item(shape.unit, item);
+    const int unit = of_item.unit;
     const SequenceRecord sequence = r.sequences[index];
     const GridRecord grid = r.grids[index];
     const int entries = r.entry_count(index, r.row_of_unit(unit));
@@ -155,20 +190,31 @@ struct AppendKernel {
                           sequence.generation == step.sequence.generation;
     const bool fits = sequence.pending_tokens == step.tokens && step.tokens <= call.most_tokens &&
                       std::int64_t{first_row} + step.tokens <= call.num_rows;
-    const int b = blocks.block(i);
+    int item_of_blocks = i, piece = 0, places = block_tokens, more_items = 0;
+    if constexpr (can_seal_in_pieces<Ref>) {
+      if (call.shape.pieces > 1) {
+        more_items = blocks.only_sealed * (pieces_of_block - 1);
+        const bool is_piece = i < blocks.only_sealed * pieces_of_block;
+        item_of_blocks = is_piece ? i / pieces_of_block : i - more_items;
+        piece = is_piece ? i % pieces_of_block : 0;
+        places = is_piece ? piece_tokens : block_tokens;
+      }
+    }
+    const int b = blocks.block(item_of_blocks);
     const int first = blocks.origin + b * block_tokens;
     const int from = first > blocks.length ? first : blocks.length;
     const int to = first + block_tokens < blocks.end ? first + block_tokens : blocks.end;
-    const bool is_key = stream < shape.unit.key_streams;
     work.index = i;
-    work.count = is_meant && fits ? blocks.count : 0;
+    work.count = is_meant && fits ? blocks.count + more_items : 0;
     work.sequence = index;
     work.length_before = static_cast<int>(sequence.length_tokens);
     work.first_row = first_row;
     work.unit = unit;
-    work.stream = is_key ? stream : stream - shape.unit.key_streams;
-    work.is_key = is_key;
+    work.stream = of_item.stream;
+    work.is_key = of_item.is_key;
     work.encodes = shape.open ? to > from : blocks.seals(b);
+    work.first_place = piece * piece_tokens;
+    work.places = places;
     work.block = b;
     work.entry = entries - 1 - (blocks.last - b);
     work.first = first;
@@ -307,8 +353,8 @@ struct AppendKernel {
     const int from = work.from, to = work.to, stream = work.stream;
     const CodecContext context = r.context(S, work.unit, stream);
     TokenTile tile{shared, tile_stride<C>(context.width), from - work.first, to - from};
-    float* scratch = shared + tile_rows(shape, call.most_tokens) * tile.stride;
-    prefetch_calibration<C>(context, to > from, work.encodes);
+    const EncodeScratch scratch{shared + call.shape.tile_rows * tile.stride, call.shape.stages};
+    if (work.encodes) begin_encoding<C>(context, scratch);
     if (to > from) {
       const HeadRows& in = is_key ? call.in.keys : call.in.values;
       const bool aligned = is_key ? call.aligned_keys : call.aligned_values;
@@ -329,9 +375,9 @@ struct AppendKernel {
           bool done;
           if (can_be_open && !rounds && in.scalar == Scalar::bf16) {
             done = store_patches<C, S, std::conditional_t<can_be_open, BF16, F16>>(
-                rows, head, context.width, scratch);
+                rows, head, context.width, scratch.floats);
           } else {
-            done = store_patches<C, S, F16>(rows, head, context.width, scratch);
+            done = store_patches<C, S, F16>(rows, head, context.width, scratch.floats);
           }
           if (done) {
             if (is_key && stream == 0 && work.code == StatusCode::ok) describe();
@@ -339,7 +385,8 @@ struct AppendKernel {
           }
         }
       }
-      if (shape.open) tile.x -= tile.first * tile.stride;  // there is room for new tokens only
+      // There is room for new tokens only.
+      if (call.shape.tile_rows < block_tokens) tile.x -= tile.first * tile.stride;
       find_place_once();
       const bool are_finite =
           load_rows(rows, aligned, head, context.width, tile, rounds && !turns && !HasBasis<C>);
@@ -371,7 +418,9 @@ struct AppendKernel {
     }
     if (work.encodes) {
       if (!shape.open && tile.count < block_tokens) {
-        tile = {shared, tile.stride, 0, block_tokens};
+        const int first = work.first_place;
+        tile = {shared - (call.shape.tile_rows < block_tokens ? first * tile.stride : 0),
+                tile.stride, first, work.places};
         load_exact(context, work.exact, tile);
       }
       encode_tokens<C>(context, tile, !shape.open, scratch, work.encoded);
@@ -386,7 +435,11 @@ struct AppendKernel {
     while (work.index < work.count) {
       const StatusCode code = work.is_key ? block<typename Policy::key_codec, Side::key>()
                                           : block<typename Policy::value_codec, Side::value>();
-      if (code != StatusCode::ok && threadIdx.x == 0) fail(code);
+      if (code != StatusCode::ok) {
+        if constexpr (shapes_errors<Ref>)
+          wait_for_feedback();  // copies that the error left in flight
+        if (threadIdx.x == 0) fail(code);
+      }
       const int next = work.index + static_cast<int>(gridDim.z);
       if (next >= work.count) return;
       __syncthreads();
@@ -396,11 +449,46 @@ struct AppendKernel {
   }
 };
 
+/// Asks for a stream's calibration as far as a step is sure to need it: what tokens are turned by
+/// and, if `encodes`, what they are rounded by. By all threads.
+template <class C>
+__device__ void prefetch_calibration(const CodecContext& context, bool encodes) {
+  if constexpr (HasDenseBasis<C>) {
+    if (context.calibration == nullptr) return;
+    constexpr auto size = static_cast<int>(sizeof(float));
+    const CalibrationLayout at{context.width};
+    // What comes first: means, weights, the matrix into the basis.
+    prefetch_together(context.calibration, static_cast<int>(at.from_basis()) * size);
+    if constexpr (ShapesErrors<C>) {
+      const float* feedback = context.calibration + at.feedback();
+      if (encodes) prefetch_together(feedback, context.width * context.width * size);
+    }
+  }
+}
+
+/// prefetch_calibration of the thread block's stream, by those of the first part: it is known
+/// before the step is.
+template <class Ref>
+__device__ __forceinline__ void prefetch_stream(const Ref& r) {
+  if constexpr (uses_calibration<typename Ref::policy>) {
+    if (blockIdx.x != 0 || blockIdx.z != 0) return;
+    const StreamOfItem own(r.shape.unit, static_cast<int>(blockIdx.y));
+    if (own.is_key) {
+      prefetch_calibration<typename Ref::policy::key_codec>(
+          r.context(Side::key, own.unit, own.stream), r.shape.open);
+    } else {
+      prefetch_calibration<typename Ref::policy::value_codec>(
+          r.context(Side::value, own.unit, own.stream), r.shape.open);
+    }
+  }
+}
+
 /// Grid: part x {unit, stream} x block.
 template <class Ref>
 __global__ void __launch_bounds__(most_append_threads<Ref>, 2)
     append_kernel(const __grid_constant__ AppendCall<Ref> call) {
   extern __shared__ __align__(16) float append_shared[];
+  prefetch_stream(call.r);
   wait_for_previous_kernel();
   if (blockIdx.x == 0 && blockIdx.y == 0 && blockIdx.z == 0) {
     // A graph that was captured with fewer parts than the step has.
@@ -419,21 +507,40 @@ __global__ void __launch_bounds__(most_append_threads<Ref>, 2)
       .run();
 }
 
-/// Shared memory of a thread block.
+/// The shape of a step of up to `most_tokens` tokens a part; `is_small`: with a thread block for
+/// each block most of the device is idle.
 template <class Ref>
-[[nodiscard]] std::size_t append_shared_bytes(const ClassShape& shape, int most_tokens) noexcept {
-  return work_bytes + encode_shared_bytes<Ref>(shape, tile_rows(shape, most_tokens));
+[[nodiscard]] AppendShape append_shape(const ClassShape& shape, int most_tokens,
+                                       bool is_small) noexcept {
+  const bool decodes = most_tokens <= most_decoded_tokens;
+  // What is sealed then lay in the tail before, and no thread block writes to it.
+  const bool seals_apart = !shape.open && shape.tail.min_tokens >= most_tokens;
+  const bool in_pieces = can_seal_in_pieces<Ref> && decodes && is_small && seals_apart;
+  AppendShape result{block_tokens, in_pieces ? pieces_of_block : 1,
+                     shapes_errors<Ref> && decodes && (shape.open || in_pieces)};
+  // A multiple of four, so that what lies behind the tile is aligned whatever the stride.
+  if (shape.open && most_tokens < block_tokens) result.tile_rows = round_up(most_tokens, 4);
+  if (in_pieces) result.tile_rows = piece_tokens;
+  return result;
 }
 
-/// Blocks of a part that a step of `tokens` tokens may write to or seal, at most. What it seals
-/// without writing to it lay in the tail before.
-[[nodiscard]] inline int most_step_blocks(const ClassShape& shape, int tokens) noexcept {
+/// Shared memory of a thread block.
+template <class Ref>
+[[nodiscard]] std::size_t append_shared_bytes(const ClassShape& shape,
+                                              const AppendShape& launch) noexcept {
+  return work_bytes + encode_shared_bytes<Ref>(shape, launch.tile_rows, launch.stages);
+}
+
+/// Blocks, or pieces, of a part that a step of `tokens` tokens may write to or seal, at most. What
+/// it seals without writing to it lay in the tail before.
+[[nodiscard]] inline int most_step_blocks(const ClassShape& shape, int tokens,
+                                          int pieces) noexcept {
   const int written = (tokens + block_tokens - 2) / block_tokens + 1;
   if (shape.open) return written;
   const int granule = shape.tail.granule_tokens;
   const int sealed = ceil_div(tokens, granule) * (granule / block_tokens);
   const int in_tail = ceil_div(shape.tail.min_tokens + granule, block_tokens);
-  return written + (sealed < in_tail ? sealed : in_tail);
+  return written + (sealed < in_tail ? sealed : in_tail) * pieces;
 }
 
 }  // namespace detail

@@ -48,22 +48,28 @@ template <class C>
   return encodes_together<C> ? width + 1 : width;
 }
 
-/// Floats of shared memory beside the tile.
+/// Shared memory beside the tile.
+struct EncodeScratch {
+  float* floats;  ///< `[scratch_floats<C>(width, stages)]`, aligned to 16 bytes
+  bool stages;    ///< with room for the feedback that errors are shaped by
+};
+
 template <class C>
-[[nodiscard]] TERSE_HOST_DEVICE constexpr int scratch_floats(int width) noexcept {
+[[nodiscard]] TERSE_HOST_DEVICE constexpr int scratch_floats(int width, bool stages) noexcept {
   if constexpr (SplitsEncoding<C>) {
     constexpr AffineFormat format = C::affine_format;
     return 4 * affine_params(format, width);
   } else if constexpr (ShapesErrors<C>) {
-    return most_exchanging_warps * exchange_floats;
+    return shaping_floats(width, stages);
   }
   return 0;
 }
 
 /// Bytes of shared memory in which a thread block encodes `rows` tokens of any stream of a slot:
-/// the tile, and what lies behind it.
+/// the tile, and EncodeScratch behind it.
 template <class Ref>
-[[nodiscard]] std::size_t encode_shared_bytes(const ClassShape& shape, int rows) noexcept {
+[[nodiscard]] std::size_t encode_shared_bytes(const ClassShape& shape, int rows,
+                                              bool stages) noexcept {
   using K = typename Ref::policy::key_codec;
   using V = typename Ref::policy::value_codec;
   const auto floats = [&](int stride, int scratch) {
@@ -71,9 +77,9 @@ template <class Ref>
            static_cast<std::size_t>(scratch);
   };
   const std::size_t keys =
-      floats(tile_stride<K>(shape.key_width), scratch_floats<K>(shape.key_width));
+      floats(tile_stride<K>(shape.key_width), scratch_floats<K>(shape.key_width, stages));
   const std::size_t values =
-      floats(tile_stride<V>(shape.value_width), scratch_floats<V>(shape.value_width));
+      floats(tile_stride<V>(shape.value_width), scratch_floats<V>(shape.value_width, stages));
   return (keys > values ? keys : values) * sizeof(float);
 }
 
@@ -165,12 +171,12 @@ __device__ void encode_groups(const CodecContext& context, const TokenTile& tile
 template <class C>
 __device__ __forceinline__ void encode_words_of_side(const CodecContext& context,
                                                      const TokenTile& tile, const float* params,
-                                                     std::byte* block) {
+                                                     bool others_store, std::byte* block) {
   __syncthreads();
   if (context.side == Side::key) {
-    encode_words<C, Side::key>(context.width, tile, params, block);
+    encode_words<C, Side::key>(context.width, tile, params, others_store, block);
   } else {
-    encode_words<C, Side::value>(context.width, tile, params, block);
+    encode_words<C, Side::value>(context.width, tile, params, others_store, block);
   }
 }
 
@@ -189,17 +195,29 @@ __device__ void encode_runs(const CodecContext& context, const TokenTile& tile, 
   }
 }
 
-/// Encodes the tile's tokens, which are in the codec's basis and may be written over; `seals`: all
-/// 64 of a block at once. By all threads of the block, which do not meet at the end.
+/// Starts to bring what encode_tokens of the stream will read to where it reads it; `scratch` the
+/// same. By all threads.
+template <Codec C>
+__device__ __forceinline__ void begin_encoding(const CodecContext& context,
+                                               const EncodeScratch& scratch) {
+  if constexpr (ShapesErrors<C>) begin_rounding<C>(context, scratch.floats, scratch.stages);
+}
+
+/// Encodes the tile's tokens, which are in the codec's basis and may be written over; `seals`:
+/// those of a whole block, all 64 or, by codecs that shape errors, a piece of them, while other
+/// thread blocks have the others. After begin_encoding; by all threads of the block, which do not
+/// meet at the end.
 template <Codec C>
 __device__ void encode_tokens(const CodecContext& context, const TokenTile& tile, bool seals,
-                              float* scratch, std::byte* block) {
+                              const EncodeScratch& scratch, std::byte* block) {
+  static_assert(!ShapesErrors<C> || !SplitsEncoding<C>);
   if constexpr (SplitsEncoding<C>) {
-    encode_groups<C>(context, tile, scratch, block);
-    encode_words_of_side<C>(context, tile, scratch, block);
+    encode_groups<C>(context, tile, scratch.floats, block);
+    encode_words_of_side<C>(context, tile, scratch.floats, false, block);
   } else if constexpr (ShapesErrors<C>) {
-    round_tokens<C>(context, tile, scratch, block);
-    encode_words_of_side<RoundedCodes<C>>(context, tile, scratch, block);
+    const bool others_encode = seals && tile.count < block_tokens;
+    round_tokens<C>(context, tile, scratch.floats, scratch.stages, block);
+    encode_words_of_side<RoundedCodes<C>>(context, tile, scratch.floats, others_encode, block);
   } else if constexpr (PlainCodec<C>) {
     encode_plain<C>(context, tile, block);
   } else if constexpr (PlaneCodec<C>) {

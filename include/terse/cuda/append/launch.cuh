@@ -61,7 +61,8 @@ template <class Ref>
                  "detail: their number",
                  append_items(shape.unit));
   }
-  const std::size_t need = append_shared_bytes<Ref>(shape, block_tokens);
+  const std::size_t need =
+      append_shared_bytes<Ref>(shape, append_shape<Ref>(shape, block_tokens, false));
   if (need <= static_cast<std::size_t>(most_shared_bytes(Hardware::hopper))) return {};
   return error(StatusCode::unsupported, wide_streams, static_cast<std::int64_t>(need));
 }
@@ -77,7 +78,8 @@ template <class Ref>
 template <class Ref>
 [[nodiscard]] Status check_append_here(const ClassShape& shape) noexcept {
   if (Status s = check_append<Ref>(shape); !s.ok()) return s;
-  return allow_append<Ref>(append_shared_bytes<Ref>(shape, block_tokens));
+  return allow_append<Ref>(
+      append_shared_bytes<Ref>(shape, append_shape<Ref>(shape, block_tokens, false)));
 }
 
 /// Launches an append of `call.num_rows` rows in `call.num_parts` parts.
@@ -102,20 +104,23 @@ template <class Ref>
   if (!status.ok()) return status;
   call.aligned_keys = can_load_vectors(call.in.keys, shape.key_width);
   call.aligned_values = can_load_vectors(call.in.values, shape.value_width);
-  const int blocks = std::min(most_step_blocks(shape, call.most_tokens), most_parallel_blocks);
   const auto items = static_cast<int>(append_items(shape.unit));
+  // Few thread blocks leave the device to large ones; with few tokens there is little to share.
+  const bool is_small =
+      std::int64_t{call.num_parts} * items * most_step_blocks(shape, call.most_tokens, 1) <= 264;
+  call.shape = append_shape<Ref>(shape, call.most_tokens, is_small);
+  const int blocks =
+      std::min(most_step_blocks(shape, call.most_tokens, call.shape.pieces), most_parallel_blocks);
   const dim3 grid(static_cast<unsigned>(call.num_parts), static_cast<unsigned>(items),
                   static_cast<unsigned>(blocks));
-  // Few thread blocks leave the device to large ones; with few tokens there is little to share.
-  const bool is_small = std::int64_t{call.num_parts} * items * blocks <= 264;
-  const bool is_step = call.most_tokens < 8;
+  const bool is_step = call.most_tokens <= most_decoded_tokens;
   // A block in registers takes two threads a channel (PatchPlace).
   const bool is_wide = std::max(shape.key_width, shape.value_width) > 128;
   const int threads = is_small && !(shape.open && is_step) ? most_append_threads<Ref>
                       : is_step                            ? 128
                       : is_wide                            ? most_append_threads<Ref>
                                                            : 256;
-  const std::size_t bytes = append_shared_bytes<Ref>(shape, call.most_tokens);
+  const std::size_t bytes = append_shared_bytes<Ref>(shape, call.shape);
   if (Status s = allow_append<Ref>(bytes); !s.ok()) return s;
   Hardware hardware{};
   if (Status s = find_hardware(append_kernel<Ref>, &hardware); !s.ok()) return s;

@@ -5,11 +5,12 @@
 /// from one to the next is what this costs. So all lanes round the four channels of a group, each
 /// for itself, and only then pass their errors on, a lane to its own channels l, l + 32, ... Where
 /// there are many vectors a warp takes eight at once: a lane rounds those of its own, and rows of
-/// the feedback are read once for all.
+/// the feedback are read once for all. Where there are few, those rows may wait in shared memory.
 #pragma once
 
 #include <concepts>
 #include <cstddef>
+#include <cstdint>
 
 #include "terse/config.hpp"
 #include "terse/core/math.hpp"
@@ -52,19 +53,114 @@ struct RoundedCodes {
 /// Channels that are rounded before their errors are passed on.
 inline constexpr int channel_group = 4;
 
-/// Rows of the feedback `[width, width]` of a group of channels, `Count` entries a lane.
+/// Widest vectors whose feedback a thread block keeps in shared memory.
+inline constexpr int most_staged_width = 128;
+
+/// Feedback in shared memory: of each group of channels its rows, as far as they are read.
+/// Groups lie one after another, rows `[channel_group, 4 * group + 4]`.
+TERSE_HOST_DEVICE constexpr int staged_group_floats(int first) noexcept {
+  return channel_group * (first + channel_group);
+}
+TERSE_HOST_DEVICE constexpr int staged_group(int first) noexcept {
+  return (first + channel_group) * first / 2;
+}
+/// Floats of it; 0 for widths that are not kept there.
+TERSE_HOST_DEVICE constexpr int staged_floats(int width) noexcept {
+  return width <= most_staged_width && width % channel_group == 0 ? staged_group(width) : 0;
+}
+static_assert(staged_group(2 * channel_group) ==
+              staged_group_floats(0) + staged_group_floats(channel_group));
+
+/// The feedback of a stream `[width, width]` in global memory.
+struct GlobalFeedback {
+  static constexpr bool is_staged = false;
+  const float* rows;
+  int width;
+};
+
+/// Its copy in shared memory, as staged_group says.
+struct StagedFeedback {
+  static constexpr bool is_staged = true;
+  const float* rows;
+  int width;
+};
+
+/// Starts to copy feedback, aligned to 16 bytes, to `staged [staged_floats(width)]`. By all
+/// threads, which wait_for_feedback and meet before it is read.
+__device__ __forceinline__ void stage_feedback(const float* feedback, int width, float* staged) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
+  const auto to = static_cast<unsigned>(__cvta_generic_to_shared(staged));
+  static_assert(most_staged_width / channel_group <= 32);  // a lane 16 bytes of a row
+#pragma unroll 1  // code that runs once waits for its instructions
+  for (int row = static_cast<int>(threadIdx.x) / 32; row < width; row += warps) {
+    const int first = row / channel_group * channel_group, c = channel_group * lane;
+    if (c > first) continue;
+    const int at = staged_group(first) + (row - first) * (first + channel_group) + c;
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     to + static_cast<unsigned>(at * static_cast<int>(sizeof(float)))),
+                 "l"(feedback + row * width + c)
+                 : "memory");
+  }
+  asm volatile("cp.async.commit_group;" ::: "memory");
+}
+
+/// Waits for what this thread has copied.
+__device__ __forceinline__ void wait_for_feedback() {
+  asm volatile("cp.async.wait_group 0;" ::: "memory");
+}
+
+/// Rows of the feedback of a group of channels, `Count` entries a lane, and what channels of the
+/// group pass to each other, in all lanes.
 template <int Count>
 struct FeedbackRows {
   float entries[channel_group][Count];
+  alignas(16) float within[channel_group][channel_group];
 
-  /// Those of channels `first` to `first + 3`: entries of channels before the row's, else zeros.
-  __device__ __forceinline__ void load(const float* feedback, int width, int first, int lane) {
+  /// Those of channels `first` to `first + 3`, which are among the lanes' numbers `own`: entries of
+  /// channels before the row's, else zeros; none of the lanes' numbers after `own`.
+  __device__ __forceinline__ void load(const StagedFeedback& feedback, int first, int own,
+                                       int lane) {
+    const float* rows = in_shared(feedback.rows) + staged_group(first);
+    const int stride = first + channel_group;
 #pragma unroll
     for (int i = 0; i < channel_group; ++i) {
 #pragma unroll
       for (int k = 0; k < Count; ++k) {
-        const int j = first + i, c = lane + 32 * k;
-        entries[i][k] = c < j && j < width ? __ldg(feedback + j * width + c) : 0.0f;
+        if (k > own) continue;
+        const int c = lane + 32 * k;
+        entries[i][k] = k < own || c < first + i ? rows[i * stride + c] : 0.0f;
+      }
+      if (i == 0) continue;
+      *reinterpret_cast<float4*>(within[i]) =
+          *reinterpret_cast<const float4*>(rows + i * stride + first);
+    }
+  }
+  __device__ __forceinline__ void load(const GlobalFeedback& feedback, int first, int, int lane) {
+#pragma unroll
+    for (int i = 0; i < channel_group; ++i) {
+      const int j = first + i;
+      const bool exists = j >= 0 && j < feedback.width;
+      const float* row = feedback.rows + j * feedback.width;
+#pragma unroll
+      for (int k = 0; k < Count; ++k) {
+        const int c = lane + 32 * k;
+        entries[i][k] = exists && c < j ? __ldg(row + c) : 0.0f;
+      }
+    }
+  }
+
+  /// Gives all lanes what channels of the group pass to each other.
+  __device__ __forceinline__ void share(const StagedFeedback&, int, int) {}  // they have it
+  __device__ __forceinline__ void share(const GlobalFeedback&, int first, int own) {
+#pragma unroll
+    for (int i = 0; i < channel_group; ++i) {
+#pragma unroll
+      for (int k = 0; k < Count; ++k) {
+        if (k != own) continue;
+#pragma unroll
+        for (int b = 0; b < i; ++b) {
+          within[i][b] = __shfl_sync(~0u, entries[i][k], first - 32 * k + b);
+        }
       }
     }
   }
@@ -74,14 +170,14 @@ struct FeedbackRows {
 template <class C>
 struct RoundedGroup {
   float codes[channel_group];
-  float errors[channel_group];  ///< that are passed on
-  float missed[channel_group];  ///< what the stored vector lacks of it, as it counts
+  float errors[channel_group];              ///< that are passed on
+  alignas(16) float missed[channel_group];  ///< what the stored vector lacks of it, as it counts
 
-  /// `u`: the numbers; `passed`: errors of channels behind; `entry(i, b)`: the feedback of channel
-  /// i of the group to b, by all lanes of a warp.
-  template <class Entry>
+  /// `u`: the numbers; `passed`: errors of channels behind.
+  template <int Count>
   __device__ __forceinline__ void round(const float (&u)[channel_group],
-                                        float (&passed)[channel_group], Entry&& entry) {
+                                        float (&passed)[channel_group],
+                                        const FeedbackRows<Count>& rows) {
     constexpr AffineFormat format = C::affine_format;
 #pragma unroll
     for (int i = channel_group - 1; i >= 0; --i) {
@@ -93,7 +189,7 @@ struct RoundedGroup {
       missed[i] = target - value;
 #pragma unroll
       for (int b = i - 1; b >= 0; --b) {
-        passed[b] = fused_multiply_add(errors[i], entry(i, b), passed[b]);
+        passed[b] = fused_multiply_add(errors[i], rows.within[i][b], passed[b]);
       }
     }
   }
@@ -102,9 +198,10 @@ struct RoundedGroup {
 /// Rounds `u`, of `Count` channels a lane, and leaves its codes in `x [width]` of shared memory.
 /// `seen`: the vector as it counts; `missed`: what that of the stored one lacks of it.
 template <class C, int Count>
-__device__ __forceinline__ void shape_errors(const float* feedback, int width, int lane,
-                                             const float (&u)[Count], float* x,
+__device__ __forceinline__ void shape_errors(const GlobalFeedback& feedback, int lane,
+                                             const float (&u)[Count], float*, float* x,
                                              float (&seen)[Count], float (&missed)[Count]) {
+  const int width = feedback.width;
   float(&passed)[Count] = missed;  // until its channel is rounded
 #pragma unroll
   for (int k = 0; k < Count; ++k) {
@@ -113,13 +210,13 @@ __device__ __forceinline__ void shape_errors(const float* feedback, int width, i
   }
   const int last = (width - 1) / channel_group * channel_group;
   FeedbackRows<Count> rows, next;
-  rows.load(feedback, width, last, lane);
+  rows.load(feedback, last, Count - 1, lane);
 #pragma unroll
   for (int k = Count - 1; k >= 0; --k) {
 #pragma unroll 1
     for (int first = min(32 * k + 32 - channel_group, last); first >= 32 * k;
          first -= channel_group) {
-      next.load(feedback, width, first - channel_group, lane);
+      next.load(feedback, first - channel_group, k, lane);
       const int lane_of_first = first - 32 * k;
       float own[channel_group], before[channel_group];
 #pragma unroll
@@ -127,10 +224,9 @@ __device__ __forceinline__ void shape_errors(const float* feedback, int width, i
         own[i] = __shfl_sync(~0u, u[k], lane_of_first + i);
         before[i] = __shfl_sync(~0u, passed[k], lane_of_first + i);
       }
+      rows.share(feedback, first, k);
       RoundedGroup<C> group;
-      group.round(own, before, [&](int i, int b) {
-        return __shfl_sync(~0u, rows.entries[i][k], lane_of_first + b);
-      });
+      group.round(own, before, rows);
 #pragma unroll
       for (int i = channel_group - 1; i >= 0; --i) {
 #pragma unroll
@@ -146,6 +242,58 @@ __device__ __forceinline__ void shape_errors(const float* feedback, int width, i
       rows = next;
     }
   }
+}
+
+/// The same. What all lanes need of a group they read together from `numbers [32 * Count]` in
+/// shared memory, aligned to 16 bytes, where what is missed is left too.
+template <class C, int Count>
+__device__ __forceinline__ void shape_errors(const StagedFeedback& feedback, int lane,
+                                             const float (&u)[Count], float* numbers, float* x,
+                                             float (&seen)[Count], float (&missed)[Count]) {
+  float passed[Count];
+#pragma unroll
+  for (int k = 0; k < Count; ++k) {
+    numbers[lane + 32 * k] = u[k];
+    seen[k] = u[k];
+    passed[k] = 0.0f;
+  }
+  __syncwarp();
+#pragma unroll
+  for (int k = Count - 1; k >= 0; --k) {
+#pragma unroll 1
+    for (int first = min(32 * (k + 1), feedback.width) - channel_group; first >= 32 * k;
+         first -= channel_group) {
+      float before[channel_group], own[channel_group];
+#pragma unroll
+      for (int i = 0; i < channel_group; ++i) {
+        before[i] = __shfl_sync(~0u, passed[k], first - 32 * k + i);
+      }
+      auto* group_numbers = reinterpret_cast<float4*>(numbers + first);
+      *reinterpret_cast<float4*>(own) = *group_numbers;
+      FeedbackRows<Count> rows;
+      rows.load(feedback, first, k, lane);
+      RoundedGroup<C> group;
+      group.round(own, before, rows);
+      __syncwarp();  // all have read what is written now
+      if (lane == 0) {
+        *group_numbers = *reinterpret_cast<const float4*>(group.missed);
+#pragma unroll
+        for (int i = 0; i < channel_group; ++i) x[first + i] = group.codes[i];
+      }
+#pragma unroll
+      for (int i = channel_group - 1; i >= 0; --i) {
+#pragma unroll
+        for (int b = 0; b <= k; ++b) {
+          passed[b] = fused_multiply_add(group.errors[i], rows.entries[i][b], passed[b]);
+          seen[b] = fused_multiply_add(own[i], rows.entries[i][b], seen[b]);
+        }
+      }
+    }
+  }
+  __syncwarp();
+#pragma unroll
+  for (int k = 0; k < Count; ++k) missed[k] = numbers[lane + 32 * k];
+  __syncwarp();
 }
 
 /// The gain of a vector that a warp has rounded, in all lanes.
@@ -173,11 +321,11 @@ inline constexpr int most_exchanging_warps = 8;
 /// round_token of `count` tokens of a tile from its `begin`-th on, at most tokens_at_once, with a
 /// calibration. `exchange [exchange_floats]` in shared memory, aligned to 16 bytes, is the warp's.
 template <class C, int Count>
-__device__ __noinline__ void round_token_run(const CodecContext context, const TokenTile tile,
+__device__ __noinline__ void round_token_run(const CodecContext context,
+                                             const GlobalFeedback feedback, const TokenTile tile,
                                              int begin, int count, float* exchange,
                                              std::byte* block) {
   const CalibrationLayout at{context.width};
-  const float* feedback = context.calibration + at.feedback();
   const int lane = static_cast<int>(threadIdx.x) % 32, width = context.width;
   float* rows_of_tokens = in_shared(tile.row(tile.first + begin));
   float4* passed_on =
@@ -214,7 +362,7 @@ __device__ __noinline__ void round_token_run(const CodecContext context, const T
 #pragma unroll 1
     for (int first = min(32 * k + 32 - channel_group, last); first >= 32 * k;
          first -= channel_group) {
-      rows.load(feedback, width, first, lane);
+      rows.load(feedback, first, k, lane);
       const int lane_of_first = first - 32 * k, place = lane - lane_of_first;
       const bool is_in_group = place >= 0 && place < channel_group;
       if (is_in_group) {
@@ -231,10 +379,10 @@ __device__ __noinline__ void round_token_run(const CodecContext context, const T
       for (int i = 0; i < channel_group; ++i) {
         own[i] = first + i < width ? in_shared(own_row)[first + i] : 0.0f;
       }
+      rows.share(feedback, first, k);
       RoundedGroup<C> group;
-      group.round(own, before, [&](int i, int b) {
-        return __shfl_sync(~0u, rows.entries[i][k], lane_of_first + b);
-      });
+      group.round(own, before, rows);
+      __syncwarp();  // all have read what is written now
       if (lane < count) {
         numbers[lane] = {own[0], own[1], own[2], own[3]};
         errors[lane] = {group.errors[0], group.errors[1], group.errors[2], group.errors[3]};
@@ -274,10 +422,11 @@ __device__ __noinline__ void round_token_run(const CodecContext context, const T
   if (lane < count) C::store_factor(context, tile.first + begin + lane, gain, size, block);
 }
 
-/// Makes the numbers of `x [width]` in shared memory their codes, and stores the token's factor. By
-/// a warp.
-template <class C, int Count>
-__device__ __noinline__ void round_token(const CodecContext context, float* vector, int token,
+/// Makes the numbers of `x [width]` in shared memory their codes, and stores the token's factor.
+/// `exchange` as for round_token_run. By a warp.
+template <class C, int Count, class Feedback>
+__device__ __noinline__ void round_token(const CodecContext context, const Feedback feedback,
+                                         float* vector, int token, float* exchange,
                                          std::byte* block) {
   constexpr AffineFormat format = C::affine_format;
   float* x = in_shared(vector);
@@ -306,66 +455,99 @@ __device__ __noinline__ void round_token(const CodecContext context, float* vect
   } else {
     const CalibrationLayout at{width};
     float seen[Count], missed[Count];
-    shape_errors<C>(context.calibration + at.feedback(), width, lane, u, x, seen, missed);
+    static_assert(most_staged_width <= exchange_floats);
+    shape_errors<C>(feedback, lane, u, in_shared(exchange), x, seen, missed);
     gain = gain_of<C>(context.calibration + at.weight(), width, lane, seen, missed);
   }
   if (lane == 0) C::store_factor(context, token, gain, size, block);
 }
 
-/// Brings what a block's tokens are turned and shaped by into the second-level cache. By all
-/// threads, which do not meet.
+/// Floats of shared memory beside the tile: what warps exchange and, with `stages`, the feedback.
+TERSE_HOST_DEVICE constexpr int shaping_floats(int width, bool stages) noexcept {
+  return most_exchanging_warps * exchange_floats + (stages ? staged_floats(width) : 0);
+}
+
+/// Whether the stream's feedback can be copied to shared memory.
+__device__ __forceinline__ bool can_be_staged(const CodecContext& context) {
+  return context.calibration != nullptr && staged_floats(context.width) > 0 &&
+         reinterpret_cast<std::uintptr_t>(context.calibration) % 16 == 0;
+}
+
+/// Starts to bring what round_tokens reads of the stream's calibration to where it is read.
+/// `scratch [shaping_floats(width, stages)]` in shared memory, aligned to 16 bytes. By all threads.
 template <class C>
-__device__ __forceinline__ void prefetch_calibration(const CodecContext& context, bool turns,
-                                                     bool encodes) {
-  const int bytes = context.width * context.width * static_cast<int>(sizeof(float));
-  if constexpr (HasDenseBasis<C>) {
-    const float* matrix = C::dense_turn(context, Turn::to_basis).matrix;
-    if (turns && matrix != nullptr) prefetch_together(matrix, bytes);
-  }
-  if constexpr (ShapesErrors<C>) {
-    if (encodes && context.calibration != nullptr) {
-      prefetch_together(context.calibration + CalibrationLayout{context.width}.feedback(), bytes);
-    }
+__device__ __forceinline__ void begin_rounding(const CodecContext& context, float* scratch,
+                                               bool stages) {
+  if (context.calibration == nullptr) return;
+  const int width = context.width;
+  const float* feedback = context.calibration + CalibrationLayout{width}.feedback();
+  if (stages && can_be_staged(context)) {
+    stage_feedback(feedback, width, scratch + most_exchanging_warps * exchange_floats);
+  } else {
+    prefetch_together(feedback, width * width * static_cast<int>(sizeof(float)));
   }
 }
 
-/// Makes the tile's numbers their codes, and stores the tokens' factors. `exchange
-/// [most_exchanging_warps, exchange_floats]` in shared memory, aligned to 16 bytes. By all threads,
-/// which do not meet at the end.
-template <class C>
-__device__ void round_tokens(const CodecContext& context, const TokenTile& tile, float* exchange,
-                             std::byte* block) {
-  static_assert(C::max_width <= most_dense_width);
+/// round_tokens of vectors of at most 32 * Count channels.
+template <class C, int Count, class Feedback>
+__device__ __forceinline__ void round_tokens_of_width(const CodecContext& context,
+                                                      const Feedback& feedback,
+                                                      const TokenTile& tile, float* exchange,
+                                                      std::byte* block) {
   const int warp = static_cast<int>(threadIdx.x) / 32;
   const int warps = min(static_cast<int>(blockDim.x) / 32, most_exchanging_warps);
   if (warp >= warps) return;
   // What a warp can hold of eight vectors at once; few are done sooner one by one.
-  if (context.calibration != nullptr && context.width <= 128 && tile.count > 2 * warps) {
-    float* own = exchange + warp * exchange_floats;
-    for (int begin = warp * tokens_at_once; begin < tile.count; begin += warps * tokens_at_once) {
-      const int count = min(tile.count - begin, tokens_at_once);
-      if (context.width <= 64) {
-        round_token_run<C, 2>(context, tile, begin, count, own, block);
-      } else {
-        round_token_run<C, 4>(context, tile, begin, count, own, block);
+  if constexpr (!Feedback::is_staged && Count <= 4) {
+    if (context.calibration != nullptr && tile.count > 2 * warps) {
+      for (int begin = warp * tokens_at_once; begin < tile.count; begin += warps * tokens_at_once) {
+        const int count = min(tile.count - begin, tokens_at_once);
+        round_token_run<C, Count>(context, feedback, tile, begin, count,
+                                  exchange + warp * exchange_floats, block);
       }
+      return;
     }
-    return;
   }
-  if (warp >= tile.count && context.calibration != nullptr) {
-    // Those without a vector fetch what the others wait for.
-    touch_backwards(context.calibration + CalibrationLayout{context.width}.feedback(),
-                    context.width * context.width * static_cast<int>(sizeof(float)),
-                    static_cast<int>(threadIdx.x) - 32 * tile.count, 32 * (warps - tile.count));
+  if constexpr (!Feedback::is_staged) {
+    if (warp >= tile.count && context.calibration != nullptr) {
+      // Those without a vector fetch what the others wait for.
+      touch_backwards(feedback.rows,
+                      context.width * context.width * static_cast<int>(sizeof(float)),
+                      static_cast<int>(threadIdx.x) - 32 * tile.count, 32 * (warps - tile.count));
+    }
   }
   for (int t = warp; t < tile.count; t += warps) {
     const int token = tile.first + t;
-    if (context.width <= 64) {
-      round_token<C, 2>(context, tile.row(token), token, block);
-    } else if (context.width <= 128) {
-      round_token<C, 4>(context, tile.row(token), token, block);
+    round_token<C, Count>(context, feedback, tile.row(token), token,
+                          exchange + warp * exchange_floats, block);
+  }
+}
+
+/// Makes the tile's numbers their codes, and stores the tokens' factors. After begin_rounding, with
+/// the same arguments; by all threads, which do not meet at the end.
+template <class C>
+__device__ void round_tokens(const CodecContext& context, const TokenTile& tile, float* scratch,
+                             bool stages, std::byte* block) {
+  static_assert(C::max_width <= most_dense_width);
+  const int width = context.width;
+  if (stages && can_be_staged(context)) {
+    const StagedFeedback feedback{in_shared(scratch + most_exchanging_warps * exchange_floats),
+                                  width};
+    wait_for_feedback();
+    __syncthreads();
+    if (width <= 64) {
+      round_tokens_of_width<C, 2>(context, feedback, tile, scratch, block);
     } else {
-      round_token<C, 8>(context, tile.row(token), token, block);
+      round_tokens_of_width<C, 4>(context, feedback, tile, scratch, block);
+    }
+  } else {
+    const GlobalFeedback feedback{context.calibration + CalibrationLayout{width}.feedback(), width};
+    if (width <= 64) {
+      round_tokens_of_width<C, 2>(context, feedback, tile, scratch, block);
+    } else if (width <= 128) {
+      round_tokens_of_width<C, 4>(context, feedback, tile, scratch, block);
+    } else {
+      round_tokens_of_width<C, 8>(context, feedback, tile, scratch, block);
     }
   }
 }

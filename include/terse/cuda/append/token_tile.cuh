@@ -292,30 +292,34 @@ static __device__ void store_exact(const CodecContext context, const TokenTile t
   }
 }
 
-/// Fills the tile with the 64 tokens of a block in the form of Identity. By all threads, which meet
-/// at the end.
+/// Fills the tile with its tokens, multiples of eight from a multiple of eight on, of a block of 64
+/// in the form of Identity. By all threads, which meet at the end.
 static __device__ void load_exact(const CodecContext context, const std::byte* exact,
                                   const TokenTile tile) {
   const bool is_key = context.side == Side::key;
   if (context.width % 8 == 0) {
-    const int vectors = (is_key ? block_tokens : context.width) / 8;
-    const auto* from = reinterpret_cast<const uint4*>(exact);
+    const int vectors = (is_key ? tile.count : context.width) / 8;
+    const int stored_vectors = (is_key ? block_tokens : context.width) / 8;
+    const auto* from = reinterpret_cast<const uint4*>(exact) +
+                       (is_key ? tile.first / 8 : tile.first * stored_vectors);
     const int along = is_key ? tile.stride : 1;
     for_each_patch(
-        is_key ? context.width : block_tokens, vectors,
-        [&](int row, int vector) { return from[row * vectors + vector]; },
+        is_key ? context.width : tile.count, vectors,
+        [&](int row, int vector) { return from[row * stored_vectors + vector]; },
         [&](int row, int vector, const uint4& loaded) {
-          float* x = is_key ? tile.row(vector * 8) + row : tile.row(row) + vector * 8;
+          float* x = is_key ? tile.row(tile.first + vector * 8) + row
+                            : tile.row(tile.first + row) + vector * 8;
 #pragma unroll
           for (int i = 0; i < 8; ++i) x[i * along] = element<F16>(loaded, i);
         });
   } else {
     const auto* halves = reinterpret_cast<const F16*>(exact);
-    const int inner = is_key ? block_tokens : context.width;
-    for (int i = static_cast<int>(threadIdx.x); i < block_tokens * context.width;
+    const int inner = is_key ? tile.count : context.width;
+    for (int i = static_cast<int>(threadIdx.x); i < tile.count * context.width;
          i += static_cast<int>(blockDim.x)) {
-      tile.row(is_key ? i % inner : i / inner)[is_key ? i / inner : i % inner] =
-          to_float(halves[i]);
+      const int t = tile.first + (is_key ? i % inner : i / inner);
+      const int c = is_key ? i / inner : i % inner;
+      tile.row(t)[c] = to_float(halves[Identity::place(context, block_tokens, t, c)]);
     }
   }
   __syncthreads();

@@ -33,7 +33,7 @@ template <class Ref>
     const std::size_t keys = shape.key_record.bytes, values = shape.value_record.bytes;
     return gathered_bytes + (keys > values ? keys : values);
   } else {
-    return gathered_bytes + encode_shared_bytes<Ref>(shape, block_tokens);
+    return gathered_bytes + encode_shared_bytes<Ref>(shape, block_tokens, false);
   }
 }
 

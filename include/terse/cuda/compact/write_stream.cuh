@@ -154,6 +154,8 @@ template <class C>
 __device__ void reencode_stream(const CodecContext& context, std::size_t offset,
                                 const GatheredTokens& tokens, float* shared, std::byte* to) {
   const TokenTile tile{shared, tile_stride<C>(context.width), 0, block_tokens};
+  const EncodeScratch scratch{shared + block_tokens * tile.stride, false};
+  begin_encoding<C>(context, scratch);
   for_each_element(context, [&](int place, int channel) {
     tile.row(place)[channel] =
         C::decode(context, tokens.block[place] + offset, tokens.block_token[place], channel);
@@ -161,7 +163,7 @@ __device__ void reencode_stream(const CodecContext& context, std::size_t offset,
   __syncthreads();
   clear_together(to, C::record(context.side, context.width).bytes);
   __syncthreads();
-  encode_tokens<C>(context, tile, true, shared + block_tokens * tile.stride, to);
+  encode_tokens<C>(context, tile, true, scratch, to);
   __syncthreads();
 }
 

@@ -36,7 +36,10 @@ __device__ __forceinline__ void add_matrix_rows(const float* matrix, int width,
     for (int k = 0; k < Columns; ++k) sums[n][k] = 0.0f;
   }
   constexpr int at_once = Aligned ? 4 : 1;
-  constexpr int rows_in_flight = Columns == 1 ? 32 : Columns <= 4 ? 16 / Columns : 2;
+  constexpr int rows_in_flight = Columns == 1 && Vectors == 1 ? 64
+                                 : Columns == 1               ? 32
+                                 : Columns <= 4               ? 16 / Columns
+                                                              : 2;
   constexpr int unrolled = rows_in_flight > at_once ? rows_in_flight / at_once : 1;
 #pragma unroll unrolled
   for (int begin = 0; begin < width; begin += at_once) {
