@@ -105,8 +105,9 @@ bool read_settings(int argc, const char* const* argv, Settings* s) {
               "own: each policy's rule for exact tokens and for the time of eviction. chunk-128: a "
               "query reads its own chunk of 128 tokens exactly and all before it decoded, and "
               "eviction follows every 128 tokens. That changes the rows that evict (H2O then "
-              "protects the first 4 and the newest 64 tokens), int4-rotated-tail, aligned-*, "
-              "kvquant-* and the shaped-* with a tail; kivi-*, kvarn-* and turboquant-*-tail have "
+              "protects the first 4 and the newest 64 tokens), fp8-tail, int4-rotated-tail, "
+              "aligned-*, kvquant-* and the shaped-* with a tail; kivi-*, kvarn-* and "
+              "turboquant-*-tail have "
               "this rule anyway, and the other rows decode every token under both")
       .integer("passkeys", "N", &s->passkeys, {0, 1000},
                "passkeys to ask for; 0: none. Without this option there are none for a model whose "

@@ -60,6 +60,8 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, KVarN2)                                           \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant3)                                         \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, KVQuant2)                                         \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KeyValue<Fp8, Identity>)                          \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, KeyValue<Identity, Fp8>)                          \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedFixed16)                                   \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedInt8)                                      \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedInt4)                                      \

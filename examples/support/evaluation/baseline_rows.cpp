@@ -21,6 +21,10 @@ void add_baseline_rows(std::vector<PolicyRow>* rows) {
       "KVQuant's type: 8 fitted levels a block, 1 % outliers, residual 64, first token exact",
       Family::four_bit, quantised<KVQuant3>());
   add("kvquant-2", "the same with 4 levels", Family::two_bit, quantised<KVQuant2>());
+  add("fp8-keys", "keys as fp8, values in 16 bits", Family::eight_bit,
+      quantised<KeyValue<Fp8, Identity>>());
+  add("fp8-values", "values as fp8, keys in 16 bits", Family::eight_bit,
+      quantised<KeyValue<Identity, Fp8>>());
 }
 
 }  // namespace terse::examples

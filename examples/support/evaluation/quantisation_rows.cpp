@@ -16,6 +16,8 @@ void add_quantisation_rows(std::vector<PolicyRow>* rows) {
   add("identity", "16-bit keys and values: the control row", Family::eight_bit, true,
       quantised<Identity>());
   add("fp8", "FP8 E4M3 without scales", Family::eight_bit, true, quantised<Fp8>());
+  add("fp8-tail", "the same with the newest 64 to 127 tokens and the first four exact",
+      Family::eight_bit, false, quantised<Fp8>(TailSpec{.min_tokens = 64, .sink_tokens = 4}));
   add("int8", "8-bit codes, one factor per token and head", Family::eight_bit, true,
       quantised<Int8>());
   add("q8_0", "llama.cpp's q8_0, rotated", Family::eight_bit, false, quantised<Q8_0>());

@@ -42,6 +42,8 @@ TEST_CASE("rows have names of their own, and the table has every named method") 
                            "kvarn-2",
                            "kvquant-3",
                            "kvquant-2",
+                           "fp8-keys",
+                           "fp8-values",
                            "aligned-kv-exponents",
                            "aligned-kv-0.1",
                            "aligned-fixed16-0.5",

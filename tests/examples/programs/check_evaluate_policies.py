@@ -87,7 +87,7 @@ class CommandLine(ProgramTestCase):
     def test_help_names_the_rows_that_the_tail_rule_changes(self):
         text = " ".join(self.assert_runs("--help").stdout.split())
         rule = text[text.index("--tail RULE"):text.index("--passkeys N")]
-        for name in ("rows that evict", "int4-rotated-tail", "shaped-*", "kivi-*"):
+        for name in ("rows that evict", "fp8-tail", "int4-rotated-tail", "shaped-*", "kivi-*"):
             self.assertIn(name, rule)
 
     def test_policies_are_listed(self):
@@ -339,7 +339,7 @@ class SmallModel(OutputChecks, ProgramTestCase):
         self.assertGreaterEqual(len(evict), 17)
         short = {name for name in rows["own"] if re.match("shaped-|aligned-|kvquant-", name)}
         without_tail = {"shaped-4-no-tail", "shaped-4-sinks"}
-        self.assertEqual(changed, {*evict, *short, "int4-rotated-tail"} - without_tail)
+        self.assertEqual(changed, {*evict, *short, "fp8-tail", "int4-rotated-tail"} - without_tail)
 
 
 class RealModel(OutputChecks, RealModelTestCase):
