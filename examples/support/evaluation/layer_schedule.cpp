@@ -46,7 +46,10 @@ LayerSchedule load_schedule(const std::string& path) {
     const auto row =
         std::find_if(rows.begin(), rows.end(), [&](const PolicyRow& r) { return r.name == name; });
     if (row == rows.end() || !row->make_check) {
-      throw InputError(where + ": no policy that only stores codes is called '" + name + "'");
+      throw InputError(std::string(where)
+                           .append(": no policy that only stores codes is called '")
+                           .append(name)
+                           .append("'"));
     }
     schedule.push_back(&*row);
   }
