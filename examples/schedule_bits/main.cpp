@@ -176,6 +176,7 @@ void run(const Settings& settings) {
     return config;
   };
   std::vector<double> bits;
+  bits.reserve(policies.size());
   for (const PolicyRow* row : policies) {
     bits.push_back(row->make_session(config_of(*row))->memory().bits_per_element);
   }

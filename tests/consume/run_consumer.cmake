@@ -18,9 +18,9 @@ if(INSTALL_FROM)
   list(APPEND OPTIONS "-DCMAKE_PREFIX_PATH=${WORK_DIR}/prefix")
 endif()
 run_step("${CMAKE_COMMAND}" -S "${CONSUMER}" -B "${WORK_DIR}/build" -G "${GENERATOR}"
-         "-DCMAKE_CXX_COMPILER=${COMPILER}" -DCMAKE_BUILD_TYPE=Debug ${OPTIONS})
-run_step("${CMAKE_COMMAND}" --build "${WORK_DIR}/build" --config Debug)
-find_program(program consumer PATHS "${WORK_DIR}/build" "${WORK_DIR}/build/Debug"
+         "-DCMAKE_CXX_COMPILER=${COMPILER}" ${OPTIONS})
+run_step("${CMAKE_COMMAND}" --build "${WORK_DIR}/build" --config Release)
+find_program(program consumer PATHS "${WORK_DIR}/build" "${WORK_DIR}/build/Release"
              NO_DEFAULT_PATH REQUIRED)
 run_step("${program}")
 if(NOT output STREQUAL "terse ${EXPECTED}\n")

@@ -251,6 +251,7 @@ class SmallModel(OutputChecks, ProgramTestCase):
             self.assertEqual(rows["same"][field], rows["kivi-2"][field], field)
         for name in ("first", "second"):
             row = rows[name]
+            self.assertEqual(row["family"], rows["identity"]["family"])
             for field in ("bits_per_element", "bytes_per_token"):
                 self.assertAlmostEqual(
                     row[field], (rows["identity"][field] + rows["kivi-2"][field]) / 2, 6)

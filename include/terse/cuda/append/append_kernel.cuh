@@ -55,7 +55,7 @@ static_assert(piece_tokens % 8 == 0,
               "load_exact takes eights, and scratch is aligned behind fours");
 
 /// How a launch goes about its work: what host and device must agree on.
-struct AppendShape {
+struct AppendLaunch {
   int tile_rows;  ///< of a thread block's tile
   int pieces;     ///< of a block that lay in the tail and is sealed: 1 or pieces_of_block
   bool stages;    ///< EncodeScratch::stages
@@ -71,7 +71,7 @@ struct AppendCall {
   int slot;         // counted over all classes
   int num_parts;    // that the grid serves
   int most_tokens;  // of a part
-  AppendShape shape;
+  AppendLaunch launch;
   std::int64_t num_rows;              // of the inputs
   bool aligned_keys, aligned_values;  // can_load_vectors
 };
@@ -192,7 +192,7 @@ struct AppendKernel {
                       std::int64_t{first_row} + step.tokens <= call.num_rows;
     int item_of_blocks = i, piece = 0, places = block_tokens, more_items = 0;
     if constexpr (can_seal_in_pieces<Ref>) {
-      if (call.shape.pieces > 1) {
+      if (call.launch.pieces > 1) {
         more_items = blocks.only_sealed * (pieces_of_block - 1);
         const bool is_piece = i < blocks.only_sealed * pieces_of_block;
         item_of_blocks = is_piece ? i / pieces_of_block : i - more_items;
@@ -353,7 +353,7 @@ struct AppendKernel {
     const int from = work.from, to = work.to, stream = work.stream;
     const CodecContext context = r.context(S, work.unit, stream);
     TokenTile tile{shared, tile_stride<C>(context.width), from - work.first, to - from};
-    const EncodeScratch scratch{shared + call.shape.tile_rows * tile.stride, call.shape.stages};
+    const EncodeScratch scratch{shared + call.launch.tile_rows * tile.stride, call.launch.stages};
     if (work.encodes) begin_encoding<C>(context, scratch);
     if (to > from) {
       const HeadRows& in = is_key ? call.in.keys : call.in.values;
@@ -386,7 +386,7 @@ struct AppendKernel {
         }
       }
       // There is room for new tokens only.
-      if (call.shape.tile_rows < block_tokens) tile.x -= tile.first * tile.stride;
+      if (call.launch.tile_rows < block_tokens) tile.x -= tile.first * tile.stride;
       find_place_once();
       const bool are_finite =
           load_rows(rows, aligned, head, context.width, tile, rounds && !turns && !HasBasis<C>);
@@ -419,7 +419,7 @@ struct AppendKernel {
     if (work.encodes) {
       if (!shape.open && tile.count < block_tokens) {
         const int first = work.first_place;
-        tile = {shared - (call.shape.tile_rows < block_tokens ? first * tile.stride : 0),
+        tile = {shared - (call.launch.tile_rows < block_tokens ? first * tile.stride : 0),
                 tile.stride, first, work.places};
         load_exact(context, work.exact, tile);
       }
@@ -510,14 +510,14 @@ __global__ void __launch_bounds__(most_append_threads<Ref>, 2)
 /// The shape of a step of up to `most_tokens` tokens a part; `is_small`: with a thread block for
 /// each block most of the device is idle.
 template <class Ref>
-[[nodiscard]] AppendShape append_shape(const ClassShape& shape, int most_tokens,
-                                       bool is_small) noexcept {
+[[nodiscard]] AppendLaunch append_launch(const ClassShape& shape, int most_tokens,
+                                         bool is_small) noexcept {
   const bool decodes = most_tokens <= most_decoded_tokens;
   // What is sealed then lay in the tail before, and no thread block writes to it.
   const bool seals_apart = !shape.open && shape.tail.min_tokens >= most_tokens;
   const bool in_pieces = can_seal_in_pieces<Ref> && decodes && is_small && seals_apart;
-  AppendShape result{block_tokens, in_pieces ? pieces_of_block : 1,
-                     shapes_errors<Ref> && decodes && (shape.open || in_pieces)};
+  AppendLaunch result{block_tokens, in_pieces ? pieces_of_block : 1,
+                      shapes_errors<Ref> && decodes && (shape.open || in_pieces)};
   // A multiple of four, so that what lies behind the tile is aligned whatever the stride.
   if (shape.open && most_tokens < block_tokens) result.tile_rows = round_up(most_tokens, 4);
   if (in_pieces) result.tile_rows = piece_tokens;
@@ -527,7 +527,7 @@ template <class Ref>
 /// Shared memory of a thread block.
 template <class Ref>
 [[nodiscard]] std::size_t append_shared_bytes(const ClassShape& shape,
-                                              const AppendShape& launch) noexcept {
+                                              const AppendLaunch& launch) noexcept {
   return work_bytes + encode_shared_bytes<Ref>(shape, launch.tile_rows, launch.stages);
 }
 

@@ -210,7 +210,6 @@ __device__ __forceinline__ void begin_encoding(const CodecContext& context,
 template <Codec C>
 __device__ void encode_tokens(const CodecContext& context, const TokenTile& tile, bool seals,
                               const EncodeScratch& scratch, std::byte* block) {
-  static_assert(!ShapesErrors<C> || !SplitsEncoding<C>);
   if constexpr (SplitsEncoding<C>) {
     encode_groups<C>(context, tile, scratch.floats, block);
     encode_words_of_side<C>(context, tile, scratch.floats, false, block);

@@ -62,7 +62,7 @@ template <class Ref>
                  append_items(shape.unit));
   }
   const std::size_t need =
-      append_shared_bytes<Ref>(shape, append_shape<Ref>(shape, block_tokens, false));
+      append_shared_bytes<Ref>(shape, append_launch<Ref>(shape, block_tokens, false));
   if (need <= static_cast<std::size_t>(most_shared_bytes(Hardware::hopper))) return {};
   return error(StatusCode::unsupported, wide_streams, static_cast<std::int64_t>(need));
 }
@@ -79,7 +79,7 @@ template <class Ref>
 [[nodiscard]] Status check_append_here(const ClassShape& shape) noexcept {
   if (Status s = check_append<Ref>(shape); !s.ok()) return s;
   return allow_append<Ref>(
-      append_shared_bytes<Ref>(shape, append_shape<Ref>(shape, block_tokens, false)));
+      append_shared_bytes<Ref>(shape, append_launch<Ref>(shape, block_tokens, false)));
 }
 
 /// Launches an append of `call.num_rows` rows in `call.num_parts` parts.
@@ -108,9 +108,9 @@ template <class Ref>
   // Few thread blocks leave the device to large ones; with few tokens there is little to share.
   const bool is_small =
       std::int64_t{call.num_parts} * items * most_step_blocks(shape, call.most_tokens, 1) <= 264;
-  call.shape = append_shape<Ref>(shape, call.most_tokens, is_small);
+  call.launch = append_launch<Ref>(shape, call.most_tokens, is_small);
   const int blocks =
-      std::min(most_step_blocks(shape, call.most_tokens, call.shape.pieces), most_parallel_blocks);
+      std::min(most_step_blocks(shape, call.most_tokens, call.launch.pieces), most_parallel_blocks);
   const dim3 grid(static_cast<unsigned>(call.num_parts), static_cast<unsigned>(items),
                   static_cast<unsigned>(blocks));
   const bool is_step = call.most_tokens <= most_decoded_tokens;
@@ -120,7 +120,7 @@ template <class Ref>
                       : is_step                            ? 128
                       : is_wide                            ? most_append_threads<Ref>
                                                            : 256;
-  const std::size_t bytes = append_shared_bytes<Ref>(shape, call.shape);
+  const std::size_t bytes = append_shared_bytes<Ref>(shape, call.launch);
   if (Status s = allow_append<Ref>(bytes); !s.ok()) return s;
   Hardware hardware{};
   if (Status s = find_hardware(append_kernel<Ref>, &hardware); !s.ok()) return s;
