@@ -35,6 +35,21 @@ void append_rows(benchmark::State& state, int sequences, int length, int tokens,
   report_bytes(state, moved, "of_copy", copy_rate());
 }
 
+/// Appends of a token that seals a block whose codes wait in the tail; or encode_ahead after them,
+/// which finds nothing to encode.
+template <class Policy, bool Seals>
+void ahead_rows(benchmark::State& state, int length, int layers) {
+  Appending<Policy> step(1, length, 1, layers, {.encodes_ahead = true},
+                         [](auto& cache, int layer) { must(cache.encode_ahead(layer, nullptr)); });
+  for (int layer = 0; layer < layers && !Seals; ++layer) step.append(layer, nullptr);
+  LaunchGraph graph(layers, [&](int layer, cudaStream_t stream) {
+    if (Seals) return step.append(layer, stream);
+    must(step.cache().encode_ahead(layer, stream));
+  });
+  for (int i = 0; i < 3; ++i) static_cast<void>(graph.replay());
+  for (auto _ : state) state.SetIterationTime(graph.replay() * 1e-6);
+}
+
 /// Export of one sequence to fp16 pages of 16 tokens, a layer a launch.
 template <class Policy>
 void export_rows(benchmark::State& state, int tokens, int layers) {
@@ -117,6 +132,15 @@ void add(const std::string& policy) {
   row("prompt_8x4k", [](State& s) { append_rows<Policy>(s, 8, 0, 4096, 4); });
 }
 
+template <class Policy>
+void add_ahead(const std::string& policy) {
+  using State = benchmark::State;
+  add_row(policy + "/decode_1_seals_ahead",
+          [](State& s) { ahead_rows<Policy, true>(s, length_before_seal<Policy>(), 32); });
+  add_row(policy + "/encode_ahead_of_nothing",
+          [](State& s) { ahead_rows<Policy, false>(s, 261, 32); });
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -128,6 +152,7 @@ int main(int argc, char** argv) {
   add<Compose<Kivi2Short>>("kivi2_g32");
   add<Compose<Diet<2>>>("2bit_K64_V128");
   add<Compose<Shaped2>>("shaped_2");
+  add_ahead<Compose<Shaped2>>("shaped_2");
   add<Compose<OpenShaped2>>("shaped_2_open");
   return run_benchmarks(argc, argv, "copy_GB/s", copy_rate);
 }

@@ -26,14 +26,22 @@ struct AppendForm {
   bool turns = false;       ///< keys before RoPE
 };
 
+/// What else is done to a layer after its append; nothing.
+struct OnlyAppended {
+  template <class Cache>
+  void operator()(Cache&, int) const {}
+};
+
 /// A cache whose sequences hold `length` tokens, inside a step of `tokens` more.
 template <class Policy, Layout L = PagedLayout<>>
 class Appending {
  public:
   using Cache = cuda::KVCache<L, Policy>;
 
+  /// `after_append(cache, layer)`: of the tokens that they hold.
+  template <class AfterAppend = OnlyAppended>
   Appending(int sequences, int length, int tokens, int layers,
-            const PolicyConfig<PolicyOf<Policy>>& policy = {})
+            const PolicyConfig<PolicyOf<Policy>>& policy = {}, AfterAppend&& after_append = {})
       : calibration_(uses_calibration<PolicyOf<Policy>> ? layers : 0, kv_heads, head_dim),
         layers_(layers),
         rows_(sequences * tokens),
@@ -63,7 +71,10 @@ class Appending {
     for (int i = 0; i < sequences; ++i) ids_.push_back(*cache_.create_sequence(nullptr));
     if (length > 0) {
       begin(length);
-      for (int layer = 0; layer < layers; ++layer) append(layer, nullptr);
+      for (int layer = 0; layer < layers; ++layer) {
+        append(layer, nullptr);
+        after_append(cache_, layer);
+      }
       must(cache_.commit_step(nullptr));
     }
     begin(tokens);

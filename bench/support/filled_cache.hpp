@@ -98,7 +98,7 @@ class FilledCache {
     const auto r = cache_->layer(0);
     if (r.shape.open) return 0;
     const auto exact = tokens - r.grids[sequences_.front().index].sealed_end;
-    return r.shape.exact_bytes(static_cast<int>(exact)) *
+    return r.shape.tail_tokens_bytes() * static_cast<std::size_t>(exact) / block_tokens *
            static_cast<std::size_t>(r.shape.unit.units);
   }
 

@@ -59,16 +59,15 @@ std::vector<float> stored_vector(const Ref& r, Side side, int sequence, int unit
   const ClassShape& shape = r.shape;
   const bool is_key = side == Side::key;
   const CodecContext context{side, is_key ? shape.key_width : shape.value_width};
-  const int room = f.in_tail ? 64 : 16;
   std::vector<float> x;
   for (int c = 0; c < context.width; ++c) {
-    if (f.in_tail || f.in_sinks) {
-      const std::byte* exact =
-          f.in_tail ? r.tail_block(sequence, unit, f.position) : r.sink_block(sequence, unit);
-      exact +=
-          is_key ? shape.exact_key_offset(stream, room) : shape.exact_value_offset(stream, room);
-      x.push_back(Identity::load(context, exact, room,
-                                 f.in_tail ? f.token : static_cast<int>(f.position), c));
+    if (f.in_tail) {
+      const std::byte* block = r.tail_block(sequence, unit, f.position);
+      x.push_back(Ref::policy::tail_codec::decode(context, block + shape.tail_offset(side, stream),
+                                                  f.token, c));
+    } else if (f.in_sinks) {
+      const std::byte* sinks = r.sink_block(sequence, unit) + shape.sink_offset(side, stream);
+      x.push_back(Identity::load(context, sinks, 16, static_cast<int>(f.position), c));
     } else {
       const std::byte* block = r.block(sequence, unit, f.entry);
       block += is_key ? shape.key_offset(stream) : shape.value_offset(stream);

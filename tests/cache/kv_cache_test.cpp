@@ -83,6 +83,28 @@ TEST_CASE("calls out of phase are refused", "[cache]") {
   CHECK(d.length(s) == 6);
 }
 
+TEST_CASE("codes wait in the tail only inside a step, after its append, where there is room",
+          "[cache]") {
+  PolicyConfig<PolicyOf<Kivi2>> policy;
+  policy.encodes_ahead = true;
+  Driver<PagedLayout<>, Kivi2> d(small(), policy), without_room(small());
+  const auto wrong = StatusCode::wrong_phase;
+  const SequenceId s = d.create();
+  refused(d, wrong, [&] { return d.cache.encode_ahead(0); });
+  REQUIRE(d.begin(s, 5).ok());
+  CHECK(d.cache.encode_ahead(0).ok());
+  refused(d, StatusCode::invalid_argument, [&] { return d.cache.encode_ahead(2); });
+  REQUIRE(d.cache.commit_step().ok());
+  const StepPart part{s, 1};
+  REQUIRE(d.cache.begin_step({&part, 1}).ok());
+  refused(d, wrong, [&] { return d.cache.encode_ahead(1); });  // before its append
+  REQUIRE(d.cache.abandon_step().ok());
+  const SequenceId other = without_room.create();
+  REQUIRE(without_room.begin(other, 5).ok());
+  refused(without_room, StatusCode::unsupported,
+          [&] { return without_room.cache.encode_ahead(0); });
+}
+
 TEST_CASE("arguments out of range are refused", "[cache]") {
   Driver<PagedLayout<>, Int8> d(small());
   const SequenceId a = d.create(), b = d.create();

@@ -134,6 +134,27 @@ TEST_CASE("configurations that cannot work say why", "[cache][plan]") {
   refuses<Cache>(small(), {{.tail = TailSpec{.granule_tokens = 65}}}, bad, "multiple of 64");
   refuses<Cache>(small(), {{.tail = TailSpec{.sink_tokens = 17}}}, bad, "0..16");
   refuses<Cache>(small(), {{.num_pages = -1}}, bad, "num_pages");
+  refuses<KVCache<PagedLayout<>, Int8>>(small(), {{.encodes_ahead = true}}, bad,
+                                        "give the policy a longer tail");
+  const TailSpec shortest{.min_tokens = 0, .granule_tokens = 64};
+  refuses<Cache>(small(), {{.tail = shortest, .encodes_ahead = true}}, bad, "before it is due");
+}
+
+TEST_CASE("tails of 8 bits and room for codes are counted exactly", "[cache][plan]") {
+  const auto tail_of = []<class P>(const PolicyConfig<P>& policy) {
+    const auto plan = KVCache<PagedLayout<>, P>::plan(small(), {policy});
+    REQUIRE(plan.ok());
+    return plan->classes[0].shape;
+  };
+  const ClassShape exact = tail_of(PolicyConfig<Compose<Kivi2>>{});
+  const ClassShape eight = tail_of(PolicyConfig<Compose<Kivi2, TailCodec<Int8>>>{});
+  const ClassShape ahead = tail_of(PolicyConfig<Compose<Kivi2>>{.encodes_ahead = true});
+  const auto width = static_cast<std::size_t>(exact.head_dim);
+  CHECK(exact.tail_block_bytes == 2 * 64 * width * 2);
+  CHECK(eight.tail_block_bytes == 2 * (64 * width + 64 * 2));  // codes, and a factor a token
+  CHECK(eight.sink_bytes == exact.sink_bytes);
+  CHECK(ahead.tail_block_bytes == exact.tail_block_bytes + ahead.unit_bytes + 128);  // two marks
+  CHECK(eight.ring_blocks == exact.ring_blocks);
 }
 
 TEST_CASE("absurd shapes are refused before a size overflows", "[cache][plan]") {

@@ -35,6 +35,26 @@ TEST_CASE("rotated int4 with a tail, paged", "[random_operations]") {
   REQUIRE(run.go() == "");
 }
 
+TEST_CASE("rotated int4 with a tail of 8 bits, paged", "[random_operations]") {
+  RandomOperations<PagedLayout<>, Compose<Int4Rotated, TailCodec<Int8>>> run(
+      {.operations = 8000, .seed = 29},
+      {.tail = TailSpec{.min_tokens = 20, .granule_tokens = 64, .sink_tokens = 16}});
+  REQUIRE(run.go() == "");
+}
+
+TEST_CASE("KIVI-4 with a tail of 8 bits, contiguous", "[random_operations]") {
+  RandomOperations<ContiguousLayout, Compose<Kivi4R128, TailCodec<Int8>>> run(
+      {.operations = 8000, .seed = 30}, {});
+  REQUIRE(run.go() == "");
+}
+
+TEST_CASE("KIVI-4 with codes that wait in the tail, paged", "[random_operations]") {
+  RandomOperations<PagedLayout<>, Kivi4R128> run(
+      {.operations = 8000, .seed = 31},
+      {.tail = TailSpec{.min_tokens = 150, .granule_tokens = 64}, .encodes_ahead = true});
+  REQUIRE(run.go() == "");
+}
+
 TEST_CASE("int8 keys and KIVI values, paged", "[random_operations]") {
   RandomOperations<PagedLayout<>, KeyValue<Int8, Kivi2R64::value_codec>> run(
       {.operations = 8000, .seed = 25}, {.tail = TailSpec{.min_tokens = 1}});

@@ -225,6 +225,9 @@ TEST_CASE("bytes of another model, policy or shape are refused by name") {
   CHECK(cache.fixture.cache.load(view(bytes), model + 1).status().code == StatusCode::mismatch);
   SavingCache<PagedLayout<>, Kivi4> other_policy;
   CHECK(other_policy.fixture.cache.load(view(bytes), model).status().code == StatusCode::mismatch);
+  SavingCache<PagedLayout<>, Compose<Kivi2, TailCodec<Int8>>> other_tail_codec;
+  CHECK(other_tail_codec.fixture.cache.load(view(bytes), model).status().code ==
+        StatusCode::mismatch);
   SavingCache<ContiguousLayout, Kivi2> other_layout;
   CHECK(other_layout.fixture.cache.load(view(bytes), model).status().code == StatusCode::mismatch);
   using Saving = SavingCache<PagedLayout<>, Kivi2>;

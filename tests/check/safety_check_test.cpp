@@ -234,8 +234,8 @@ TEST_CASE("a large key bias is flagged where codes suffer from it, and only ther
   char text[160];
   const std::size_t length = describe(0, flagged, text);
   CHECK(length == std::string(text).size());
-  CHECK_THAT(text, Catch::Matchers::Contains("layer 0") &&
-                       Catch::Matchers::Contains("channel 17 of KV head 1"));
+  CHECK(std::string(text).find("layer 0") != std::string::npos);
+  CHECK(std::string(text).find("channel 17 of KV head 1") != std::string::npos);
   char cut[8];
   CHECK(describe(0, flagged, cut) == 7);
   CHECK(std::string(cut) == "layer 0");

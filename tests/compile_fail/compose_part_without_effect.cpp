@@ -1,5 +1,5 @@
-// expect: terse::Compose: a part provides none of codec, tail, projector, evictor, reindex;
-// expect: it would have no effect; remove it
+// expect: terse::Compose: a part provides none of codec, tail, tail_codec, projector, evictor,
+// expect: reindex; it would have no effect; remove it
 #include "terse/policy/compose.hpp"
 #include "terse/quant/int8.hpp"
 

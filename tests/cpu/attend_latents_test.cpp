@@ -74,6 +74,12 @@ TEST_CASE("quantised latents, exact sinks, and eviction", "[attend][latents]") {
                                          {.eviction = {.heavy_tokens = 50, .recent_tokens = 30}});
 }
 
+TEST_CASE("latents with a tail of 8 bits", "[attend][latents]") {
+  const TailSpec tail{.min_tokens = 20, .sink_tokens = 5};
+  check<Compose<PaluPerHead, Kivi2, TailCodec<Int8>>>(48, 32, {.tail = tail});
+  check<Compose<PaluJoint, Int4Rotated, TailCodec<Int8>>>(96, 128, {.tail = tail});
+}
+
 TEST_CASE("full-rank latents with unit factors are the vectors themselves", "[attend][latents]") {
   // Keys before RoPE as latents: after rebuilding, those of a plain cache that stores them rotated.
   const CacheConfig c = config();

@@ -28,7 +28,7 @@ constexpr LayerPlace shared_slots[] = {{0, 0}, {1, 0}, {0, 0}};
 /// Random calls on both, with a calibration or without.
 template <class P>
 void run(std::uint64_t seed, int head_dim, bool is_calibrated, PolicyConfig<PolicyOf<P>> policy,
-         int operations, int max_step_tokens = 70) {
+         int operations, int max_step_tokens = 70, bool encodes_ahead = false) {
   INFO("head dimension " << head_dim << (is_calibrated ? ", calibrated" : ""));
   const CacheConfig config{.num_layers = 3,
                            .num_query_heads = 4,
@@ -39,6 +39,7 @@ void run(std::uint64_t seed, int head_dim, bool is_calibrated, PolicyConfig<Poli
                            .max_step_tokens = max_step_tokens,
                            .layers = shared_slots};
   const auto plan = KVCache<PagedLayout<>, P>::plan(config, {policy});
+  policy.encodes_ahead = encodes_ahead;
   policy.num_pages = plan->classes[0].shape.num_pages / 2;      // so that some steps are refused
   const TwinCalibration calibration(2, 2, head_dim, seed % 2);  // no alignment is asked for
   PolicyConfig<PolicyOf<P>> on_device = policy;
@@ -47,6 +48,14 @@ void run(std::uint64_t seed, int head_dim, bool is_calibrated, PolicyConfig<Poli
     on_device.calibration = calibration.on_device();
   }
   Twin<PagedLayout<>, P> twin(config, {policy}, {on_device});
+  Random random(seed);
+  if (encodes_ahead) {
+    twin.after_append = [&](int layer) {
+      if (random.below(2) == 0) return Status{};
+      const Status s = twin.host.cache.encode_ahead(layer);
+      return s.ok() ? twin.device.encode_ahead(layer, nullptr) : s;
+    };
+  }
   TwinRun<Twin<PagedLayout<>, P>> calls(twin, seed);
   REQUIRE(calls.go(operations) == "");
 }
@@ -91,6 +100,17 @@ TEST_CASE("shaped errors on host and device", "[cuda][calibrated]") {
   // Not so where keys share scales.
   const PolicyConfig<PolicyOf<SharedKeys>> shared_keys{.tail = TailSpec{.min_tokens = 20}};
   run<SharedKeys>(10, 128, true, shared_keys, 200, 5);
+}
+
+TEST_CASE("codes that wait in the tail on host and device", "[cuda][calibrated]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  PolicyConfig<PolicyOf<Mixed>> policy = keeps_most();
+  policy.tail = TailSpec{.min_tokens = 130, .sink_tokens = 5};
+  run<Mixed>(13, 128, true, policy, 100, 70, true);
+  run<Mixed>(14, 64, true, policy, 300, 5, true);
+  run<Mixed>(15, 20, false, policy, 300, 5, true);
+  const PolicyConfig<PolicyOf<SharedKeys>> shared_keys{.tail = TailSpec{.min_tokens = 70}};
+  run<SharedKeys>(16, 128, true, shared_keys, 100, 30, true);
 }
 
 TEST_CASE("values encoded again with the calibration of their slot", "[cuda][calibrated]") {

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <string>
 #include <tuple>
 #include <vector>
@@ -115,6 +116,9 @@ class Twin {
     const Status a = host.cache.append(layer, in.on_host());
     const Status b = device.append(layer, in.on_device(), nullptr);
     if (a.code != b.code) return error(StatusCode::mismatch, "append: another status");
+    if (a.ok() && after_append) {
+      if (Status s = after_append(layer); !s.ok()) return s;
+    }
     // The inputs must outlive the launch.
     return a.ok() ? cuda::to_status(cudaDeviceSynchronize(), "append: the kernel failed") : a;
   }
@@ -229,6 +233,7 @@ class Twin {
   }
 
   CacheFixture<L, Policy> host;
+  std::function<Status(int layer)> after_append{};  ///< what else to do with both
 
  private:
   DeviceBytes pages_, tails_, state_;

@@ -39,7 +39,8 @@ struct OwnGate : OwnScores {
 };
 
 template <class E, Reindex R>
-constexpr bool fits = terse::detail::CheckParts<Identity, Identity, NoProjection, E, R>::passed;
+constexpr bool fits =
+    terse::detail::CheckParts<Identity, Identity, Identity, NoProjection, E, R>::passed;
 
 }  // namespace
 

@@ -30,6 +30,7 @@ template <class A, class B>
 consteval bool same() {
   return std::is_same_v<typename A::key_codec, typename B::key_codec> &&
          std::is_same_v<typename A::value_codec, typename B::value_codec> &&
+         std::is_same_v<typename A::tail_codec, typename B::tail_codec> &&
          std::is_same_v<typename A::projector, typename B::projector> &&
          std::is_same_v<typename A::evictor, typename B::evictor> && A::reindex == B::reindex &&
          A::projects == B::projects && A::signal == B::signal && same_tail(A::tail, B::tail);
@@ -82,6 +83,16 @@ TEST_CASE("a method's tail comes with it, and one of its own may be given") {
   static_assert(Compose<Kivi<KiviSpec{.residual_tokens = 64}>>::tail.granule_tokens == 64);
   static_assert(Compose<Int8, LongTail>::tail.sink_tokens == 4);
   static_assert(Compose<Int8>::tail.min_tokens == 0);
+}
+
+TEST_CASE("tails are 16-bit unless a part gives them a codec") {
+  using Short = Compose<TailCodec<Int8>, Kivi2>;
+  static_assert(std::is_same_v<Short::tail_codec, Int8> && !has_f16_tail<Short>);
+  static_assert(std::is_same_v<Short::key_codec, Kivi2::key_codec>);
+  static_assert(Short::tail.granule_tokens == Kivi2::tail.granule_tokens);
+  static_assert(std::is_same_v<Compose<Kivi2>::tail_codec, Identity> &&
+                has_f16_tail<Compose<Int8>>);
+  static_assert(!same_policy<Short, Compose<Kivi2>>);
 }
 
 TEST_CASE("reindexing comes with StreamingLLM") {

@@ -83,12 +83,20 @@ PlainAttended plain_attend(const PlainModel<L, Policy>& model, int sequence, int
       std::vector<std::vector<double>> values;
       std::int64_t index = 0;  // of the key inside the cache
       for (const PlainToken* t : seen) {
-        const bool exact = model.in_tail(s, p, t->position) || t->position < shape.tail.sink_tokens;
+        const bool in_tail = model.in_tail(s, p, t->position);
+        const bool in_sinks = t->position < shape.tail.sink_tokens;
+        const PlainVectors& stored = *t->data;
         std::vector<double> k = out_of_basis<typename Policy::key_codec>(
-            Side::key, exact ? t->data->exact_keys : t->data->keys,
+            Side::key,
+            in_tail    ? stored.tail_keys
+            : in_sinks ? stored.sink_keys
+                       : stored.keys,
             in_unit / shape.unit.key_heads_per_stream, shape.key_width);
         std::vector<double> v = out_of_basis<typename Policy::value_codec>(
-            Side::value, exact ? t->data->exact_values : t->data->values,
+            Side::value,
+            in_tail    ? stored.tail_values
+            : in_sinks ? stored.sink_values
+                       : stored.values,
             in_unit / shape.unit.value_heads_per_stream, shape.value_width);
         std::vector<double> q = query;
         if constexpr (Policy::projects) {

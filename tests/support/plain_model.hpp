@@ -17,8 +17,9 @@ namespace terse::tests {
 
 /// Keys and values of one token of a unit, `[stream, width]`, in the codec's basis.
 struct PlainVectors {
-  std::vector<float> exact_keys, exact_values;  ///< rounded to 16 bits
-  std::vector<float> keys, values;              ///< as decoded; empty until the block is complete
+  std::vector<float> sink_keys, sink_values;  ///< rounded to 16 bits
+  std::vector<float> tail_keys, tail_values;  ///< as the tail has them; exact where there is none
+  std::vector<float> keys, values;            ///< as decoded; empty until the block is complete
 };
 
 struct PlainToken {
@@ -58,6 +59,7 @@ class PlainModel {
  public:
   using KeyCodec = typename Policy::key_codec;
   using ValueCodec = typename Policy::value_codec;
+  using TailForm = typename Policy::tail_codec;
   using Evictor = typename Policy::evictor;
 
   PlainModel(const ClassShape& shape, const typename Evictor::Params& eviction)
@@ -163,8 +165,14 @@ class PlainModel {
         const std::size_t vector =
             static_cast<std::size_t>(i) * units() + static_cast<std::size_t>(u);
         auto data = std::make_shared<PlainVectors>();
-        data->exact_keys = exact<KeyCodec>(Side::key, in.keys + vector * key_floats());
-        data->exact_values = exact<ValueCodec>(Side::value, in.values + vector * value_floats());
+        data->tail_keys = turned<KeyCodec>(Side::key, in.keys + vector * key_floats());
+        data->tail_values = turned<ValueCodec>(Side::value, in.values + vector * value_floats());
+        data->sink_keys = rounded(data->tail_keys);
+        data->sink_values = rounded(data->tail_values);
+        if (!shape_.open) {
+          data->tail_keys = in_tail_form(Side::key, data->tail_keys);
+          data->tail_values = in_tail_form(Side::value, data->tail_values);
+        }
         token.data = data;
         token.score = admitted(in.gate_logits, i, u);
         const auto first = s.origin + (token.position - s.origin) / block_tokens * block_tokens;
@@ -612,17 +620,36 @@ class PlainModel {
     }
   }
 
-  /// 16-bit values in the codec's basis of all streams of one side.
+  /// Values in the codec's basis of all streams of one side.
   template <class CodecPart>
-  [[nodiscard]] std::vector<float> exact(Side side, const float* in) const {
+  [[nodiscard]] std::vector<float> turned(Side side, const float* in) const {
     const int width = side == Side::key ? shape_.key_width : shape_.value_width;
     const int streams = side == Side::key ? shape_.unit.key_streams : shape_.unit.value_streams;
     std::vector<float> x(in, in + streams * width);
     for (float& v : x) v = std::clamp(v, -65504.0f, 65504.0f);
     for (int s = 0; s < streams; ++s)
       to_basis<CodecPart>(CodecContext{side, width}, &x[static_cast<std::size_t>(s * width)]);
-    if (!shape_.open) {
-      for (float& v : x) v = to_float(to_f16_saturating(v));
+    if (!shape_.open && !has_f16_tail<Policy>) {
+      for (float& v : x) v = std::clamp(v, -tail_max, tail_max);
+    }
+    return x;
+  }
+
+  /// The same, rounded to 16 bits.
+  [[nodiscard]] static std::vector<float> rounded(std::vector<float> x) {
+    for (float& v : x) v = to_float(to_f16_saturating(v));
+    return x;
+  }
+
+  /// The same, as the codec of the tail has them: a function of the token, by the codec's contract.
+  [[nodiscard]] std::vector<float> in_tail_form(Side side, std::vector<float> x) const {
+    const int width = side == Side::key ? shape_.key_width : shape_.value_width;
+    const CodecContext context{side, width};
+    std::vector<std::uint64_t> storage(TailForm::record(side, width).bytes / 8);
+    auto* block = reinterpret_cast<std::byte*>(storage.data());
+    for (auto v = x.begin(); v != x.end(); v += width) {
+      TailForm::encode_token(context, &*v, 0, block);
+      for (int c = 0; c < width; ++c) v[c] = TailForm::decode(context, block, 0, c);
     }
     return x;
   }
@@ -636,23 +663,17 @@ class PlainModel {
     for (std::size_t t = begin; t < end; ++t) {
       fresh.push_back(std::make_shared<PlainVectors>(*tokens[t].data));
     }
-    decode_side<KeyCodec>(Side::key, fresh, again, places, &PlainVectors::exact_keys,
+    decode_side<KeyCodec>(Side::key, fresh, again, places, &PlainVectors::tail_keys,
                           &PlainVectors::keys);
-    decode_side<ValueCodec>(Side::value, fresh, again, places, &PlainVectors::exact_values,
+    decode_side<ValueCodec>(Side::value, fresh, again, places, &PlainVectors::tail_values,
                             &PlainVectors::values);
-    for (std::size_t t = begin; t < end; ++t) {
-      if (shape_.open) {  // sinks are 16-bit also where there is no tail
-        for (float& v : fresh[t - begin]->exact_keys) v = to_float(to_f16_saturating(v));
-        for (float& v : fresh[t - begin]->exact_values) v = to_float(to_f16_saturating(v));
-      }
-      tokens[t].data = fresh[t - begin];
-    }
+    for (std::size_t t = begin; t < end; ++t) tokens[t].data = fresh[t - begin];
   }
 
   using Member = std::vector<float> PlainVectors::*;
   template <class CodecPart>
   void decode_side(Side side, std::vector<std::shared_ptr<PlainVectors>>& tokens, bool again,
-                   const std::vector<std::size_t>& places, Member exact_member,
+                   const std::vector<std::size_t>& places, Member tail_member,
                    Member decoded_member) const {
     const auto place = [&](std::size_t t) { return places.empty() ? t : places[t]; };
     const int width = side == Side::key ? shape_.key_width : shape_.value_width;
@@ -667,7 +688,7 @@ class PlainModel {
     for (int s = 0; s < streams; ++s) {
       const auto offset = static_cast<std::size_t>(s * width);
       const auto source = [&](std::size_t t) {
-        return ((*tokens[t]).*(again ? decoded_member : exact_member)).data() + offset;
+        return ((*tokens[t]).*(again ? decoded_member : tail_member)).data() + offset;
       };
       std::fill(storage.begin(), storage.end(), 0);
       if constexpr (CanEncodeToken<CodecPart>) {

@@ -322,6 +322,7 @@ class RandomOperations {
     }
     expect_ok(status);
     appended_[slot] = true;
+    if (shape.encodes_ahead && random_.below(2) == 0) expect_ok(cache_->encode_ahead(layer));
     std::size_t row = 0;
     for (std::size_t i = 0; i < parts.size(); ++i) {
       model_->append(slot, i,

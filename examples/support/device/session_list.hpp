@@ -27,11 +27,12 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi3) \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Kivi2)
 
-#define TERSE_EXAMPLE_SHAPED_SESSIONS           \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped4) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped3) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped2) \
-  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped3K2V)
+#define TERSE_EXAMPLE_SHAPED_SESSIONS              \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped4)    \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped3)    \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped2)    \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped3K2V) \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Compose<Shaped2, TailCodec<Int8>>)
 
 #define TERSE_EXAMPLE_WINDOW_SESSIONS                                    \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, SinkWindow)   \

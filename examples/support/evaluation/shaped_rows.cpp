@@ -27,6 +27,12 @@ void add_shaped_rows(std::vector<PolicyRow>* rows) {
       true, quantised<Shaped3K2V>());
   add("shaped-2", "error-shaped grid, 2 bits, tail and sinks as shaped-4", Family::two_bit, true,
       true, quantised<Shaped2>());
+  using InInt8 = Compose<Shaped2, TailCodec<Int8>>;
+  add("shaped-2-int8-tail", "shaped-2 with its tail in 8 bits", Family::two_bit, false, true,
+      quantised<InInt8>());
+  add("shaped-2-long-int8-tail", "the same with the newest 192 to 255 tokens in 8 bits",
+      Family::two_bit, false, true,
+      quantised<InInt8>(TailSpec{.min_tokens = 192, .sink_tokens = 4}));
   add("shaped-2k-1v", "error-shaped grid, 2 bits for keys, 1 for values", Family::two_bit, false,
       true, quantised<Shaped2K1V>(), false);
   add("shaped-2-uncalibrated", "the same grid rotated only, without calibration", Family::two_bit,

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include "terse/cache/class_store.hpp"
 #include "terse/cache/grid.hpp"
@@ -66,9 +67,21 @@ namespace detail {
   return true;
 }
 
-/// Limits a vector to what 16 bits hold.
-inline void limit(float* x, int channels) noexcept {
-  for (int c = 0; c < channels; ++c) x[c] = clamp(x[c], -f16_max, f16_max);
+/// Which codes of a stream a block of the tail holds (ClassShape::ahead_mark_offset).
+[[nodiscard]] inline std::uint32_t ahead_mark(const ClassShape& shape, const std::byte* tail,
+                                              Side side, int stream) noexcept {
+  std::uint32_t mark;
+  std::memcpy(&mark, tail + shape.ahead_mark_offset(side, stream), sizeof mark);
+  return mark;
+}
+inline void set_ahead_mark(const ClassShape& shape, std::byte* tail, Side side, int stream,
+                           std::uint32_t mark) noexcept {
+  std::memcpy(tail + shape.ahead_mark_offset(side, stream), &mark, sizeof mark);
+}
+
+/// Limits a vector's numbers to a magnitude.
+inline void limit(float* x, int channels, float most) noexcept {
+  for (int c = 0; c < channels; ++c) x[c] = clamp(x[c], -most, most);
 }
 
 /// Writes one vector: to the open block, or to the tail and the sinks, in the codec's basis.
@@ -77,48 +90,57 @@ void write_vector(Store& store, const typename Store::Ref& r, Side side, int seq
                   int stream, int entry, std::int64_t position, float* x) noexcept {
   const ClassShape& shape = store.shape;
   const CodecContext context = r.context(side, unit, stream);
-  limit(x, context.width);
+  limit(x, context.width, f16_max);
   to_basis<CodecPart>(context, x);
-  const auto exact_offset = [&](int tokens) {
-    return side == Side::key ? shape.exact_key_offset(stream, tokens)
-                             : shape.exact_value_offset(stream, tokens);
-  };
+  if (!has_f16_tail<typename Store::Ref::policy> && !shape.open) limit(x, context.width, tail_max);
   const int token = static_cast<int>((position - store.base.grids[sequence].origin) % block_tokens);
   if (shape.open) {
     if constexpr (CanEncodeToken<CodecPart>) {
-      std::byte* block =
-          r.block(sequence, unit, entry) +
-          (side == Side::key ? shape.key_offset(stream) : shape.value_offset(stream));
+      std::byte* block = r.block(sequence, unit, entry) + shape.code_offset(side, stream);
       CodecPart::encode_token(context, x, token, block);
     }
   } else {
-    Identity::store(context, x, block_tokens, token,
-                    r.tail_block(sequence, unit, position) + exact_offset(block_tokens));
+    std::byte* tail = r.tail_block(sequence, unit, position);
+    Store::Ref::policy::tail_codec::encode_token(context, x, token,
+                                                 tail + shape.tail_offset(side, stream));
+    if (shape.encodes_ahead) set_ahead_mark(shape, tail, side, stream, 0);
   }
   if (position < shape.tail.sink_tokens) {
     Identity::store(context, x, sink_block_tokens, static_cast<int>(position),
-                    r.sink_block(sequence, unit) + exact_offset(sink_block_tokens));
+                    r.sink_block(sequence, unit) + shape.sink_offset(side, stream));
   }
 }
 
-/// Encodes the tail's copy of the block at `first` into the page of `entry`.
+/// Encodes a stream of the tail's block at `first` to `out`.
+template <class CodecPart, class Store>
+void encode_tail(Store& store, const typename Store::Ref& r, Side side, int sequence, int unit,
+                 int stream, std::int64_t first, std::byte* out) noexcept {
+  const ClassShape& shape = store.shape;
+  const CodecContext context = r.context(side, unit, stream);
+  const std::byte* tail = r.tail_block(sequence, unit, first) + shape.tail_offset(side, stream);
+  for (int t = 0; t < block_tokens; ++t) {
+    for (int c = 0; c < context.width; ++c) {
+      store.vectors[t * context.width + c] =
+          Store::Ref::policy::tail_codec::decode(context, tail, t, c);
+    }
+  }
+  encode_block<CodecPart>(context, store.vectors, out);
+}
+
+/// Seals a stream of the tail's block at `first` into the page of `entry`.
 template <class CodecPart, class Store>
 void seal_stream(Store& store, const typename Store::Ref& r, Side side, int sequence, int unit,
                  int stream, int entry, std::int64_t first) noexcept {
   const ClassShape& shape = store.shape;
-  const CodecContext context = r.context(side, unit, stream);
-  const std::byte* exact = r.tail_block(sequence, unit, first) +
-                           (side == Side::key ? shape.exact_key_offset(stream, block_tokens)
-                                              : shape.exact_value_offset(stream, block_tokens));
-  for (int t = 0; t < block_tokens; ++t) {
-    for (int c = 0; c < context.width; ++c) {
-      store.vectors[t * context.width + c] = Identity::load(context, exact, block_tokens, t, c);
+  std::byte* out = r.block(sequence, unit, entry) + shape.code_offset(side, stream);
+  if (shape.encodes_ahead) {
+    const std::byte* tail = r.tail_block(sequence, unit, first);
+    if (ahead_mark(shape, tail, side, stream) == ClassShape::all_ahead) {
+      std::memcpy(out, tail + shape.ahead_offset(side, stream), shape.record(side).bytes);
+      return;
     }
   }
-  encode_block<CodecPart>(
-      context, store.vectors,
-      r.block(sequence, unit, entry) +
-          (side == Side::key ? shape.key_offset(stream) : shape.value_offset(stream)));
+  encode_tail<CodecPart>(store, r, side, sequence, unit, stream, first, out);
 }
 
 /// Makes the `tokens` tokens behind `length` live in all units of a slot.
@@ -165,7 +187,7 @@ void append_sequence(Store& store, const typename Store::Ref& r, int sequence, i
       for (int s = 0; s < shape.unit.key_streams; ++s) {
         in.keys.load(source, u * shape.unit.key_streams + s, shape.key_width, x);
         if (in.rope.turns != nullptr) {
-          limit(x, shape.key_width);
+          limit(x, shape.key_width, f16_max);
           turn(r.rope, in.rope.turns + position * r.rope.rotary_dim, x);
         }
         write_vector<KeyCodec>(store, r, Side::key, sequence, u, s, entry, position, x);

@@ -27,20 +27,23 @@ struct ClassShape {
   int kv_heads = 0;
   int head_dim = 0;
   UnitShape unit{};
-  int key_width = 0;      ///< channels of a key stream
-  int value_width = 0;    ///< channels of a value stream
-  int rows = 0;           ///< lists of entries per (slot, sequence)
-  int units_per_row = 0;  ///< units that share such a list
-  int entries = 0;        ///< capacity of a list
-  int ring_blocks = 0;    ///< 64-token blocks of a tail
-  bool open = false;      ///< tokens are encoded at append, there is no tail
+  int key_width = 0;           ///< channels of a key stream
+  int value_width = 0;         ///< channels of a value stream
+  int rows = 0;                ///< lists of entries per (slot, sequence)
+  int units_per_row = 0;       ///< units that share such a list
+  int entries = 0;             ///< capacity of a list
+  int ring_blocks = 0;         ///< 64-token blocks of a tail
+  bool open = false;           ///< tokens are encoded at append, there is no tail
+  bool encodes_ahead = false;  ///< the tail has room for codes
   int max_step_tokens = 0;
   TailSpec tail{};
   Record key_record{};
   Record value_record{};
   std::size_t unit_bytes = 0;         ///< one block of one unit, all streams
   std::size_t page_bytes = 0;         ///< one block of one row
-  std::size_t tail_block_bytes = 0;   ///< 64 exact tokens of one unit, all streams
+  std::size_t tail_key_bytes = 0;     ///< 64 tokens of a key stream in the tail
+  std::size_t tail_value_bytes = 0;   ///< 64 tokens of a value stream in the tail
+  std::size_t tail_block_bytes = 0;   ///< 64 tokens of one unit in the tail, all streams
   std::size_t sink_bytes = 0;         ///< exact sink tokens of one unit
   std::size_t tail_stride_bytes = 0;  ///< tail and sinks of one unit
   std::int64_t num_pages = 0;
@@ -55,23 +58,54 @@ struct ClassShape {
     return static_cast<std::size_t>(unit.key_streams) * key_record.bytes +
            static_cast<std::size_t>(stream) * value_record.bytes;
   }
-  /// Byte offset of a key stream in 16-bit storage with room for `tokens`.
-  [[nodiscard]] TERSE_HOST_DEVICE std::size_t exact_key_offset(int stream,
-                                                               int tokens) const noexcept {
-    return static_cast<std::size_t>(stream) * static_cast<std::size_t>(key_width * tokens) * 2;
+  [[nodiscard]] TERSE_HOST_DEVICE const Record& record(Side side) const noexcept {
+    return side == Side::key ? key_record : value_record;
   }
-  [[nodiscard]] TERSE_HOST_DEVICE std::size_t exact_value_offset(int stream,
-                                                                 int tokens) const noexcept {
-    return exact_key_offset(unit.key_streams, tokens) +
-           static_cast<std::size_t>(stream) * static_cast<std::size_t>(value_width * tokens) * 2;
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t code_offset(Side side, int stream) const noexcept {
+    return side == Side::key ? key_offset(stream) : value_offset(stream);
   }
-  [[nodiscard]] TERSE_HOST_DEVICE std::size_t exact_bytes(int tokens) const noexcept {
-    return exact_value_offset(unit.value_streams, tokens);
+  /// Byte offset of a stream in a block of the tail: key streams, then value streams.
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t tail_offset(Side side, int stream) const noexcept {
+    return stream_offset(side, stream, tail_key_bytes, tail_value_bytes);
+  }
+  /// Where blocks of the tail have room for what a stream's block is sealed to, if `encodes_ahead`.
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t ahead_offset(Side side, int stream) const noexcept {
+    return tail_tokens_bytes() + code_offset(side, stream);
+  }
+  /// Where they say, in 32 bits, which of it is there: bit i, the tokens from 8i to 8i + 7.
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t ahead_mark_offset(Side side,
+                                                                int stream) const noexcept {
+    return tail_tokens_bytes() + unit_bytes +
+           static_cast<std::size_t>(side == Side::key ? stream : unit.key_streams + stream) *
+               sizeof(std::uint32_t);
+  }
+  static constexpr std::uint32_t all_ahead = 0xff;  ///< the mark of whole blocks
+  /// Most complete blocks of a tail that are not due yet.
+  [[nodiscard]] TERSE_HOST_DEVICE int most_blocks_ahead() const noexcept {
+    return (tail.min_tokens + tail.granule_tokens - 1) / block_tokens;
+  }
+  /// Bytes of a block of the tail that its tokens take.
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t tail_tokens_bytes() const noexcept {
+    return tail_offset(Side::value, unit.value_streams);
+  }
+  /// The same in the sinks, which are 16-bit numbers.
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t sink_offset(Side side, int stream) const noexcept {
+    return stream_offset(side, stream,
+                         static_cast<std::size_t>(key_width * sink_block_tokens) * sizeof(F16),
+                         static_cast<std::size_t>(value_width * sink_block_tokens) * sizeof(F16));
   }
   /// Stored bits of a sealed block per key or value element that it stands for.
   [[nodiscard]] TERSE_HOST_DEVICE double bits_per_element() const noexcept {
     return 8.0 * static_cast<double>(unit_bytes) /
            (2.0 * block_tokens * unit.heads_per_unit * head_dim);
+  }
+
+ private:
+  [[nodiscard]] TERSE_HOST_DEVICE std::size_t stream_offset(
+      Side side, int stream, std::size_t key_bytes, std::size_t value_bytes) const noexcept {
+    return side == Side::key ? static_cast<std::size_t>(stream) * key_bytes
+                             : static_cast<std::size_t>(unit.key_streams) * key_bytes +
+                                   static_cast<std::size_t>(stream) * value_bytes;
   }
 };
 
@@ -158,6 +192,7 @@ template <Layout L, class Policy>
                                       ClassShape* out) noexcept {
   using KeyCodec = typename Policy::key_codec;
   using ValueCodec = typename Policy::value_codec;
+  using TailForm = typename Policy::tail_codec;
   const auto positive = [](int value) { return value > 0; };
   if (!positive(config.num_layers) || !positive(config.num_query_heads) ||
       !positive(config.num_kv_heads) || !positive(config.head_dim) ||
@@ -241,6 +276,16 @@ template <Layout L, class Policy>
   shape.tail = policy_config.tail.value_or(Policy::tail);
   if (Status s = shape.tail.validate(); !s.ok()) return s;
   shape.open = CanEncodeToken<KeyCodec> && CanEncodeToken<ValueCodec> && shape.tail.min_tokens == 0;
+  if (!shape.open) {
+    if (Status s = supports_width<TailForm>(Side::key, shape.key_width); !s.ok()) return s;
+    if (Status s = supports_width<TailForm>(Side::value, shape.value_width); !s.ok()) return s;
+  }
+  shape.encodes_ahead = policy_config.encodes_ahead;
+  if (shape.encodes_ahead && (shape.open || shape.most_blocks_ahead() == 0)) {
+    return error(StatusCode::invalid_argument,
+                 "terse::PolicyConfig: encodes_ahead is set, but no block is complete before it is "
+                 "due; give the policy a longer tail");
+  }
 
   const bool per_head = L::head_paging == HeadPaging::per_head;
   shape.rows = per_head ? shape.unit.units : 1;
@@ -255,10 +300,16 @@ template <Layout L, class Policy>
   shape.value_record = ValueCodec::record(Side::value, shape.value_width);
   shape.unit_bytes = shape.value_offset(shape.unit.value_streams);
   shape.page_bytes = shape.unit_bytes * static_cast<std::size_t>(shape.units_per_row);
-  shape.tail_block_bytes = round_up(shape.exact_bytes(block_tokens), record_align_bytes);
-  shape.sink_bytes = shape.tail.sink_tokens == 0
-                         ? 0
-                         : round_up(shape.exact_bytes(sink_block_tokens), record_align_bytes);
+  shape.tail_key_bytes = TailForm::record(Side::key, shape.key_width).bytes;
+  shape.tail_value_bytes = TailForm::record(Side::value, shape.value_width).bytes;
+  shape.tail_block_bytes =
+      shape.encodes_ahead ? round_up(shape.ahead_mark_offset(Side::value, shape.unit.value_streams),
+                                     record_align_bytes)
+                          : shape.tail_tokens_bytes();
+  shape.sink_bytes =
+      shape.tail.sink_tokens == 0
+          ? 0
+          : round_up(shape.sink_offset(Side::value, shape.unit.value_streams), record_align_bytes);
   shape.tail_stride_bytes =
       shape.tail_block_bytes * static_cast<std::size_t>(shape.ring_blocks) + shape.sink_bytes;
   if (Status s = check_sizes<Policy>(shape); !s.ok()) return s;

@@ -1,6 +1,7 @@
 /// Storage of one policy class: the tables of its slots, its page pool and its scratch.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -85,8 +86,12 @@ struct ClassStore {
       base.token_states = carver.template take<TokenState>(unit_entries * block_tokens);
     }
     items = carver.template take<Item>(entries * block_tokens);
-    // Also the place where compact builds a block of a contiguous layout.
-    const std::size_t block_words = shape.unit_bytes / sizeof(std::uint64_t);
+    // Also the place where compact builds a block of a contiguous layout, and fingerprints one.
+    std::size_t block_bytes = shape.unit_bytes;
+    if constexpr (!has_f16_tail<typename Ref::policy>) {
+      block_bytes = std::max({block_bytes, shape.tail_key_bytes, shape.tail_value_bytes});
+    }
+    const std::size_t block_words = block_bytes / sizeof(std::uint64_t);
     item_keys = carver.template take<std::uint64_t>(
         entries * block_tokens > block_words ? entries * block_tokens : block_words);
     unit_cursors =

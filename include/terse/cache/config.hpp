@@ -56,6 +56,10 @@ template <class Policy>
 struct PolicyConfig {
   typename Policy::evictor::Params eviction{};
   std::optional<TailSpec> tail{};  ///< overrides Policy::tail
+  /// Room in the tail for codes of its complete blocks, so that encode_ahead may encode them before
+  /// they are due: for each of its blocks the codes of one more, and a mark for each stream.
+  /// invalid_argument where no block is complete before it is due.
+  bool encodes_ahead = false;
   /// Pool size of paged layouts; 0: as many as all lists of blocks together can name.
   std::int64_t num_pages = 0;
   /// Paged layouts: no page is the cache's at first. The engine lends page ids and takes free ones

@@ -57,23 +57,20 @@ struct EntryReader {
   [[nodiscard]] TERSE_HOST_DEVICE float load(Side side, int stream, int token,
                                              int channel) const noexcept {
     const ClassShape& shape = r.shape;
-    const bool is_key = side == Side::key;
     const CodecContext context = r.context(side, unit, stream);
     if ((decoded >> token & 1u) != 0) {
-      return C::decode(context,
-                       r.block(sequence, unit, entry) +
-                           (is_key ? shape.key_offset(stream) : shape.value_offset(stream)),
+      return C::decode(context, r.block(sequence, unit, entry) + shape.code_offset(side, stream),
                        token, channel);
     }
-    const int room = in_tail ? block_tokens : sink_block_tokens;
-    const std::byte* exact =
-        in_tail ? r.tail_block(sequence, unit, r.first_position(sequence, unit, entry))
-                : r.sink_block(sequence, unit);
-    const int place = in_tail ? token : static_cast<int>(r.position(sequence, unit, entry, token));
-    return Identity::load(context,
-                          exact + (is_key ? shape.exact_key_offset(stream, room)
-                                          : shape.exact_value_offset(stream, room)),
-                          room, place, channel);
+    if (in_tail) {
+      const std::int64_t first = r.first_position(sequence, unit, entry);
+      return Ref::policy::tail_codec::decode(
+          context, r.tail_block(sequence, unit, first) + shape.tail_offset(side, stream), token,
+          channel);
+    }
+    return Identity::load(context, r.sink_block(sequence, unit) + shape.sink_offset(side, stream),
+                          sink_block_tokens,
+                          static_cast<int>(r.position(sequence, unit, entry, token)), channel);
   }
 };
 

@@ -7,6 +7,7 @@
 
 #include "terse/cache/class_store.hpp"
 #include "terse/config.hpp"
+#include "terse/policy/tail.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -25,7 +26,7 @@ template <class CodecPart, class Store>
 [[nodiscard]] std::uint64_t codec_identity(Store& store, Side side, std::uint64_t hash) noexcept {
   const ClassShape& shape = store.shape;
   const CodecContext context{side, side == Side::key ? shape.key_width : shape.value_width};
-  const Record record = side == Side::key ? shape.key_record : shape.value_record;
+  const std::size_t bytes = CodecPart::record(side, context.width).bytes;
   std::uint32_t state = 1;
   for (int i = 0; i < block_tokens * context.width; ++i) {
     state = state * 1664525u + 1013904223u;
@@ -35,9 +36,9 @@ template <class CodecPart, class Store>
     to_basis<CodecPart>(context, store.vectors + t * context.width);
   }
   auto* block = reinterpret_cast<std::byte*>(store.item_keys);
-  std::memset(block, 0, record.bytes);
+  std::memset(block, 0, bytes);
   encode_block<CodecPart>(context, store.vectors, block);
-  return fingerprint(block, record.bytes, hash);
+  return fingerprint(block, bytes, hash);
 }
 
 template <class Store>
@@ -71,6 +72,11 @@ template <class Store>
   if (store.calibration != nullptr) {
     const std::uint64_t own = store.calibration_identity;
     hash = fingerprint(&own, sizeof own, hash);
+  }
+  if (s.encodes_ahead) hash = fingerprint(&s.encodes_ahead, sizeof s.encodes_ahead, hash);
+  if (!has_f16_tail<Policy> && !s.open) {
+    hash = codec_identity<typename Policy::tail_codec>(store, Side::key, hash);
+    hash = codec_identity<typename Policy::tail_codec>(store, Side::value, hash);
   }
   hash = codec_identity<typename Policy::key_codec>(store, Side::key, hash);
   return codec_identity<typename Policy::value_codec>(store, Side::value, hash);

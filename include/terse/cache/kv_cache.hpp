@@ -13,6 +13,7 @@
 #include "terse/cache/cache_state.hpp"
 #include "terse/cache/compact.hpp"
 #include "terse/cache/create.hpp"
+#include "terse/cache/encode_ahead.hpp"
 #include "terse/cache/evict.hpp"
 #include "terse/cache/lend.hpp"
 #include "terse/cache/load.hpp"
@@ -132,6 +133,11 @@ class KVCache {
   Status append(int layer, const AppendInputs& inputs) noexcept {
     return detail::append_to_layer(state_, layer, inputs);
   }
+
+  /// Encodes the blocks of the step's sequences in a layer that are complete but not due yet, so
+  /// that the step which seals them only copies codes: the cache's answers are the same. Inside a
+  /// step, after the layer's append (wrong_phase); unsupported without PolicyConfig::encodes_ahead.
+  Status encode_ahead(int layer) noexcept { return detail::encode_layer_ahead(state_, layer); }
 
   /// Ends the step: of part i the first `accepted_tokens[i]` tokens become part of the sequence,
   /// the others are forgotten (speculative decoding). Empty: all are accepted. Every slot must have

@@ -12,6 +12,7 @@
 #include "terse/cpu/block_reader.hpp"
 #include "terse/cpu/dispatch.hpp"
 #include "terse/cpu/latent_keys.hpp"
+#include "terse/policy/tail.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -92,6 +93,7 @@ void carve_item(const Ref& r, const KernelTable& table, const PartShape& p, Aren
   using Policy = typename Ref::policy;
   using Keys = BlockReader<typename Policy::key_codec>;
   using Values = BlockReader<typename Policy::value_codec>;
+  using Tail = BlockReader<typename Policy::tail_codec>;
   const auto vectors = static_cast<std::size_t>(p.vectors);
   const auto head_dim = static_cast<std::size_t>(r.shape.head_dim);
   const auto key_width = static_cast<std::size_t>(r.shape.key_width);
@@ -111,10 +113,11 @@ void carve_item(const Ref& r, const KernelTable& table, const PartShape& p, Aren
   s->accumulators = arena.take<float>(vectors * value_width);
   s->states = arena.take<SoftmaxState>(vectors);
   s->masks = arena.take<RowMask>(static_cast<std::size_t>(p.rows));
-  if (Policy::projects || Keys::decodes_keys(p.vectors)) {
+  if (Policy::projects || !has_f16_tail<Policy> || Keys::decodes_keys(p.vectors)) {
     s->keys = arena.take<float>(key_width * block_tokens);
   }
-  if (Values::decodes_values(p.vectors / r.shape.unit.value_streams)) {
+  const int sharing = p.vectors / r.shape.unit.value_streams;
+  if (Values::decodes_values(sharing) || (!has_f16_tail<Policy> && Tail::decodes_values(sharing))) {
     s->values = arena.take<float>(value_width * block_tokens);
   }
   s->vector = arena.take<float>(std::max({head_dim, key_width, value_width}));

@@ -13,6 +13,7 @@
 #include "terse/cpu/block_reader.hpp"
 #include "terse/cpu/latent_keys.hpp"
 #include "terse/cpu/plane_blocks.hpp"
+#include "terse/policy/tail.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -88,12 +89,32 @@ template <class Ref>
   return source == Source::sinks ? sink_block_tokens : block_tokens;
 }
 
+/// Byte offset of a stream in a block of one of the three sources.
+[[nodiscard]] inline std::size_t source_offset(const ClassShape& shape, Source source, Side side,
+                                               int stream) noexcept {
+  switch (source) {
+    case Source::encoded:
+      return shape.code_offset(side, stream);
+    case Source::tail:
+      return shape.tail_offset(side, stream);
+    default:
+      return shape.sink_offset(side, stream);
+  }
+}
+
+/// Whether a source holds plain 16-bit numbers.
+template <class Ref>
+[[nodiscard]] constexpr bool is_f16(Source source) noexcept {
+  return source == Source::sinks || (source == Source::tail && has_f16_tail<typename Ref::policy>);
+}
+
 /// Logits against keys that are rebuilt from latents, head by head.
 template <class Ref>
 void latent_scores(const AttendCall<Ref>& call, Source source, int sequence, int unit, int entry,
                    int variant, const std::byte* block, const PartShape& p,
                    const ItemScratch& s) noexcept {
   using KeyCodec = typename Ref::policy::key_codec;
+  using TailForm = typename Ref::policy::tail_codec;
   const ClassShape& shape = call.r.shape;
   const int tokens = source_tokens(source);
   const int per_head = p.vectors / shape.unit.heads_per_unit;
@@ -102,21 +123,21 @@ void latent_scores(const AttendCall<Ref>& call, Source source, int sequence, int
     const int stream = h / shape.unit.key_heads_per_stream;
     const CodecContext context = call.r.context(Side::key, unit, stream);
     const float* up = key_up(call.r, unit * shape.unit.heads_per_unit + h);
-    const std::byte* latents =
-        block + (source == Source::encoded ? shape.key_offset(stream)
-                                           : shape.exact_key_offset(stream, tokens));
-    if (!HasBasis<KeyCodec> && source != Source::encoded) {
+    const std::byte* latents = block + source_offset(shape, source, Side::key, stream);
+    if (!HasBasis<KeyCodec> && is_f16<Ref>(source)) {
       call.table.scores_f16(up, shape.head_dim, shape.key_width,
                             reinterpret_cast<const F16*>(latents), tokens, s.rebuilt, nullptr);
-    } else if (!HasBasis<KeyCodec> && PlainCodec<KeyCodec>) {
+    } else if (!HasBasis<KeyCodec> && PlainCodec<KeyCodec> && source == Source::encoded) {
       BlockReader<KeyCodec>::scores(call.table, context, latents, up, nullptr, shape.head_dim,
                                     s.rebuilt, nullptr, nullptr);
     } else {
       if (h % shape.unit.key_heads_per_stream == 0) {
         if (source == Source::encoded) {
           BlockReader<KeyCodec>::decode(call.table, context, latents, s.keys);
+        } else if (source == Source::tail) {
+          BlockReader<TailForm>::decode(call.table, context, latents, s.keys);
         } else {
-          decode_exact_keys(context, latents, tokens, s.keys);
+          decode_sink_keys(context, latents, s.keys);
         }
         leave_basis<KeyCodec>(call.table, context, tokens, s.keys, s.vector);
       }
@@ -183,9 +204,14 @@ void block_scores(const AttendCall<Ref>& call, Source source, int sequence, int 
     BlockReader<KeyCodec>::scores(call.table, call.r.context(Side::key, unit, 0), block,
                                   s.queries[variant], s.prepared[variant], p.vectors, s.scores,
                                   s.keys, next);
-  } else {
+  } else if (is_f16<Ref>(source)) {
     call.table.scores_f16(s.queries[variant], p.vectors, shape.key_width,
                           reinterpret_cast<const F16*>(block), tokens, s.scores, next);
+  } else {
+    BlockReader<typename Policy::tail_codec>::decode(call.table, call.r.context(Side::key, unit, 0),
+                                                     block, s.keys);
+    call.table.scores_f32(s.queries[variant], p.vectors, shape.key_width, s.keys, block_tokens,
+                          s.scores);
   }
   finish_scores(call, source, variant, p, s);
 }
@@ -241,8 +267,8 @@ void block_values(const AttendCall<Ref>& call, Source source, int unit, const st
     const std::byte* hint =
         next.block == nullptr
             ? nullptr
-            : next.block + (next.encoded ? shape.value_offset(stream)
-                                         : shape.exact_value_offset(stream, block_tokens));
+            : next.block + source_offset(shape, next.encoded ? Source::encoded : Source::tail,
+                                         Side::value, stream);
     float* accumulators = s.accumulators + first * shape.value_width;
     if (source == Source::encoded) {
       const CodecContext context = call.r.context(Side::value, unit, stream);
@@ -261,12 +287,16 @@ void block_values(const AttendCall<Ref>& call, Source source, int unit, const st
       s.bytes->values += stored;
       BlockReader<ValueCodec>::values(call.table, context, block + shape.value_offset(stream),
                                       probabilities, per_stream, accumulators, s.values, hint);
+    } else if (is_f16<Ref>(source)) {
+      const std::byte* values = block + source_offset(shape, source, Side::value, stream);
+      call.table.values_f16(probabilities, per_stream, shape.value_width,
+                            reinterpret_cast<const F16*>(values), source_tokens(source),
+                            accumulators, hint);
     } else {
-      const int pitch = source_tokens(source);
-      call.table.values_f16(
-          probabilities, per_stream, shape.value_width,
-          reinterpret_cast<const F16*>(block + shape.exact_value_offset(stream, pitch)), pitch,
-          accumulators, hint);
+      BlockReader<typename Ref::policy::tail_codec>::values(
+          call.table, call.r.context(Side::value, unit, stream),
+          block + shape.tail_offset(Side::value, stream), probabilities, per_stream, accumulators,
+          s.values, hint);
     }
   }
 }

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "terse/cache/class_shape.hpp"
 #include "terse/config.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/policy/codec.hpp"
@@ -32,12 +33,13 @@ void decode_elements(const CodecContext& context, const std::byte* block, float*
   }
 }
 
-/// fp16 keys in storage with room for `tokens`, as fp32 `[channel, 64]`; the places beyond are 0.
-inline void decode_exact_keys(const CodecContext& context, const std::byte* block, int tokens,
-                              float* out) noexcept {
+/// Keys of the sinks as fp32 `[channel, 64]`; the places beyond are 0.
+inline void decode_sink_keys(const CodecContext& context, const std::byte* block,
+                             float* out) noexcept {
   for (int c = 0; c < context.width; ++c) {
     for (int t = 0; t < block_tokens; ++t) {
-      out[c * block_tokens + t] = t < tokens ? Identity::load(context, block, tokens, t, c) : 0.0f;
+      out[c * block_tokens + t] =
+          t < sink_block_tokens ? Identity::load(context, block, sink_block_tokens, t, c) : 0.0f;
     }
   }
 }

@@ -19,6 +19,7 @@
 #include "terse/cuda/cache/compact.cuh"
 #include "terse/cuda/cache/create.cuh"
 #include "terse/cuda/cache/device_state.cuh"
+#include "terse/cuda/cache/encode_ahead.cuh"
 #include "terse/cuda/cache/evict.cuh"
 #include "terse/cuda/cache/load.cuh"
 #include "terse/cuda/cache/observe.cuh"
@@ -153,6 +154,12 @@ class KVCache {
   /// (see `recover`).
   Status append(int layer, const AppendInputs& inputs, cudaStream_t stream) noexcept {
     return detail::append(state_, layer, inputs, stream);
+  }
+
+  /// As terse::KVCache::encode_ahead: one launch, in any stream that waits for the layer's append
+  /// and that the next change of the cache waits for, so that it may run beside the rest of a step.
+  Status encode_ahead(int layer, cudaStream_t stream) noexcept {
+    return detail::encode_layer_ahead(state_, layer, stream);
   }
 
   /// Tells that a replayed graph, launched by now in the stream of commit_step, does those appends

@@ -5,6 +5,7 @@
 #include <type_traits>
 
 #include "terse/config.hpp"
+#include "terse/policy/calibration.hpp"
 #include "terse/policy/codec.hpp"
 #include "terse/policy/evictor.hpp"
 #include "terse/policy/position.hpp"
@@ -14,7 +15,8 @@ namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 namespace detail {
 
-template <class KeyCodec, class ValueCodec, class ProjectorPart, class EvictorPart, Reindex reindex>
+template <class KeyCodec, class ValueCodec, class TailForm, class ProjectorPart, class EvictorPart,
+          Reindex reindex>
 struct CheckParts {
   static_assert(HasGranularity<KeyCodec> && HasGranularity<ValueCodec>,
                 "terse::Compose: a codec lacks `granularity`; the cache must know whether tokens "
@@ -35,6 +37,12 @@ struct CheckParts {
                     HasBasis<ValueCodec> == HasHalfBasis<ValueCodec>,
                 "terse::Compose: a codec has only one of `to_basis` and `from_basis`; queries and "
                 "outputs need both; add the other.");
+  static_assert(Codec<TailForm> && CanEncodeToken<TailForm>,
+                "terse::Compose: the codec of the tail cannot encode a token; tokens come to it "
+                "one by one; use Identity or Int8, or give it `encode_token`.");
+  static_assert(!HasHalfBasis<TailForm> && !UsesCalibration<TailForm>,
+                "terse::Compose: the codec of the tail has a basis or a calibration of its own, "
+                "but tails hold vectors in the basis of the policy's codecs; use one without.");
   static_assert(Evictor<EvictorPart>,
                 "terse::Compose: an evictor lacks `select` or `scatters`; see "
                 "terse/policy/evictor.hpp for the contract.");

@@ -1,7 +1,8 @@
 /// `Compose<Parts...>`: a policy from parts. The order of writing never matters.
 ///
 /// Each part provides one or more of: a codec for both sides (a Codec), `key_codec` and
-/// `value_codec`, `tail`, a projector (`using projector`), an evictor (`using evictor`), `reindex`.
+/// `value_codec`, `tail`, `tail_codec`, a projector (`using projector`), an evictor (`using
+/// evictor`), `reindex`.
 /// Application order is fixed: project, choose tokens, go to the codec's basis, quantise.
 #pragma once
 
@@ -44,6 +45,10 @@ concept GivesTail = requires {
   { P::tail } -> std::convertible_to<TailSpec>;
 };
 template <class P>
+concept GivesTailCodec = requires {
+  typename P::tail_codec;
+};
+template <class P>
 concept GivesReindex = requires {
   { P::reindex } -> std::convertible_to<Reindex>;
 };
@@ -54,7 +59,7 @@ concept LooksLikeCodec = HasRecord<P> || HasGranularity<P> || CanDecode<P>;
 template <class P>
 inline constexpr bool fills_a_slot =
     LooksLikeCodec<P> || GivesKeyCodec<P> || GivesValueCodec<P> || GivesProjector<P> ||
-    GivesEvictor<P> || GivesTail<P> || GivesReindex<P>;
+    GivesEvictor<P> || GivesTail<P> || GivesTailCodec<P> || GivesReindex<P>;
 
 template <class P>
 struct KeyCodecOf {
@@ -71,6 +76,10 @@ struct ValueCodecOf {
 template <GivesValueCodec P>
 struct ValueCodecOf<P> {
   using type = typename P::value_codec;
+};
+template <class P>
+struct TailCodecOf {
+  using type = typename P::tail_codec;
 };
 template <class P>
 struct ProjectorOf {
@@ -135,8 +144,8 @@ constexpr void use_reindex(Reindex& value) {
 template <class... Parts>
 struct Compose {
   static_assert((detail::fills_a_slot<Parts> && ...),
-                "terse::Compose: a part provides none of codec, tail, projector, evictor, reindex; "
-                "it would have no effect; remove it, or give it the members of "
+                "terse::Compose: a part provides none of codec, tail, tail_codec, projector, "
+                "evictor, reindex; it would have no effect; remove it, or give it the members of "
                 "terse/policy/codec.hpp, evictor.hpp or projector.hpp.");
   static_assert((int{detail::gives_key<Parts>} + ... + 0) <= 1,
                 "terse::Compose: two codecs for the keys; a cache stores one code per element; "
@@ -152,6 +161,9 @@ struct Compose {
                 "one, or write one evictor that calls both.");
   static_assert((int{detail::GivesTail<Parts>} + ... + 0) <= 1,
                 "terse::Compose: two tail rules; keep one, or set PolicyConfig::tail.");
+  static_assert((int{detail::GivesTailCodec<Parts>} + ... + 0) <= 1,
+                "terse::Compose: two codecs for the tail; its tokens lie there in one form; keep "
+                "one.");
 
   using key_codec =
       typename decltype(detail::Pick<detail::KeyCodecOf, Identity,
@@ -160,6 +172,10 @@ struct Compose {
       typename decltype(detail::Pick<
                         detail::ValueCodecOf, Identity,
                         detail::gives_value<Parts>...>::template find<Parts...>())::type;
+  using tail_codec =
+      typename decltype(detail::Pick<
+                        detail::TailCodecOf, Identity,
+                        detail::GivesTailCodec<Parts>...>::template find<Parts...>())::type;
   using projector =
       typename decltype(detail::Pick<
                         detail::ProjectorOf, NoProjection,
@@ -182,7 +198,8 @@ struct Compose {
   static constexpr bool projects = !std::is_same_v<projector, NoProjection>;
   static constexpr Signal signal = detail::signal_of<evictor>();
 
-  static_assert(detail::CheckParts<key_codec, value_codec, projector, evictor, reindex>::passed);
+  static_assert(
+      detail::CheckParts<key_codec, value_codec, tail_codec, projector, evictor, reindex>::passed);
 };
 
 /// One codec for the keys and another for the values.
@@ -198,6 +215,7 @@ template <class P>
 concept IsPolicy = requires {
   typename P::key_codec;
   typename P::value_codec;
+  typename P::tail_codec;
   typename P::projector;
   typename P::evictor;
   { P::reindex } -> std::convertible_to<Reindex>;

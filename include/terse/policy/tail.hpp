@@ -1,18 +1,20 @@
-/// Which of the newest tokens are kept exact, and when the older ones are sealed.
+/// Which of the newest tokens are kept exact, in which form, and when the older ones are sealed.
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include "terse/config.hpp"
 #include "terse/core/math.hpp"
 #include "terse/core/status.hpp"
-#include "terse/policy/record.hpp"
+#include "terse/policy/identity.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
 
 /// What the query at position p reads exactly depends only on p: tokens before
-/// `granule * floor(max(0, p + 1 - min_tokens) / granule)` are read decoded, the rest as 16-bit.
+/// `granule * floor(max(0, p + 1 - min_tokens) / granule)` are read decoded, the rest from the
+/// tail, in 16 bits unless the policy has a TailCodec.
 /// `min_tokens = 0` with codecs that encode token by token means: no tail, everything decoded.
 struct TailSpec {
   static constexpr int max_exact_tokens = 1 << 20;
@@ -64,6 +66,25 @@ struct Tail {
                 "64, sink_tokens in 0..16.");
   static constexpr TailSpec tail = S;
 };
+
+/// Policy part: the form of the tail, a codec that encodes token by token. Without this part it is
+/// Identity, 16 bits; TailCodec<Int8> keeps twice the tokens in the same bytes. Then "exact" means
+/// as this codec has them, in the basis of the policy's codecs: queries read the newest tokens so,
+/// and blocks are sealed from that. Magnitudes above `tail_max` are stored as that. Sinks stay
+/// 16-bit. Ring blocks are used again, so `encode_token` must write all that `decode` reads of a
+/// token. Without effect in policies without a tail.
+template <class C>
+struct TailCodec {
+  using tail_codec = C;
+};
+
+/// Largest magnitude in a tail that is not 16-bit. Of Int8 the factor is then at most 515.5, and
+/// numbers are decoded to no more than fp16 holds.
+inline constexpr float tail_max = 65468.0f;
+
+/// Whether a policy's tails are plain 16-bit numbers.
+template <class Policy>
+inline constexpr bool has_f16_tail = std::is_same_v<typename Policy::tail_codec, Identity>;
 
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse

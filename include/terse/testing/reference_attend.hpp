@@ -14,14 +14,19 @@ namespace testing {
 
 namespace detail {
 
+/// Where a token is read: encoded in its block, in the tail, or in the sinks.
+enum class TokenSource { encoded, tail, sinks };
+
 /// One stored stream of a token in double, out of the codec's basis.
-template <class CodecPart>
-void load_vector(const CodecContext& context, const std::byte* base, bool exact, int exact_tokens,
-                 int token, std::vector<double>* out) {
+template <class CodecPart, class TailForm>
+void load_vector(const CodecContext& context, const std::byte* base, TokenSource source, int token,
+                 std::vector<double>* out) {
   std::vector<float> x(static_cast<std::size_t>(context.width));
   for (int c = 0; c < context.width; ++c) {
-    x[static_cast<std::size_t>(c)] = exact ? Identity::load(context, base, exact_tokens, token, c)
-                                           : CodecPart::decode(context, base, token, c);
+    x[static_cast<std::size_t>(c)] =
+        source == TokenSource::encoded ? CodecPart::decode(context, base, token, c)
+        : source == TokenSource::tail  ? TailForm::decode(context, base, token, c)
+                                       : Identity::load(context, base, sink_block_tokens, token, c);
   }
   // The basis is linear: turning the fp32 vector back costs about 1e-7, below every tolerance.
   from_basis<CodecPart>(context, x.data());
@@ -46,6 +51,7 @@ template <class Ref>
 Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
               const AttendParams& params = {}) {
   using Policy = typename Ref::policy;
+  using TailForm = typename Policy::tail_codec;
   if (Status s = terse::detail::check_attend(r, in, out, params); !s.ok()) return s;
   const ClassShape& shape = r.shape;
   const double scale =
@@ -84,11 +90,10 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
         };
         std::vector<Seen> seen;
         const auto visit = [&](int entry, int token, std::int64_t token_position,
-                               const std::byte* keys, const std::byte* values, bool exact,
-                               int exact_tokens, int place) {
+                               const std::byte* keys, const std::byte* values,
+                               detail::TokenSource source, int place) {
           std::vector<double> k;
-          detail::load_vector<typename Policy::key_codec>(key, keys, exact, exact_tokens, place,
-                                                          &k);
+          detail::load_vector<typename Policy::key_codec, TailForm>(key, keys, source, place, &k);
           if constexpr (Policy::projects) {
             std::vector<double> full(static_cast<std::size_t>(shape.head_dim), 0.0);
             for (int c = 0; c < shape.head_dim; ++c) {
@@ -111,8 +116,8 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
             logit = params.logit_soft_cap * std::tanh(logit / params.logit_soft_cap);
           }
           Seen one{entry, token, logit, {}};
-          detail::load_vector<typename Policy::value_codec>(value, values, exact, exact_tokens,
-                                                            place, &one.value);
+          detail::load_vector<typename Policy::value_codec, TailForm>(value, values, source, place,
+                                                                      &one.value);
           seen.push_back(one);
         };
         for (int e = 0; e < r.entry_count(sequence, r.row_of_unit(unit)); ++e) {
@@ -128,18 +133,18 @@ Status attend(const Ref& r, const AttendInputs& in, const AttendOutputs& out,
             if (tail) {
               const std::byte* base =
                   r.tail_block(sequence, unit, r.first_position(sequence, unit, e));
-              visit(e, t, p, base + shape.exact_key_offset(key_stream, block_tokens),
-                    base + shape.exact_value_offset(value_stream, block_tokens), true, block_tokens,
+              visit(e, t, p, base + shape.tail_offset(Side::key, key_stream),
+                    base + shape.tail_offset(Side::value, value_stream), detail::TokenSource::tail,
                     t);
             } else if (p < shape.tail.sink_tokens) {
               const std::byte* base = r.sink_block(sequence, unit);
-              visit(e, t, p, base + shape.exact_key_offset(key_stream, sink_block_tokens),
-                    base + shape.exact_value_offset(value_stream, sink_block_tokens), true,
-                    sink_block_tokens, static_cast<int>(p));
+              visit(e, t, p, base + shape.sink_offset(Side::key, key_stream),
+                    base + shape.sink_offset(Side::value, value_stream), detail::TokenSource::sinks,
+                    static_cast<int>(p));
             } else {
               const std::byte* base = r.block(sequence, unit, e);
               visit(e, t, p, base + shape.key_offset(key_stream),
-                    base + shape.value_offset(value_stream), false, 0, t);
+                    base + shape.value_offset(value_stream), detail::TokenSource::encoded, t);
             }
           }
         }

@@ -63,6 +63,8 @@ TEST_CASE("rows have names of their own, and the table has every named method") 
                            "latents-k75-v75",
                            "latents-k50-v100",
                            "shaped-2k-1v",
+                           "shaped-2-int8-tail",
+                           "shaped-2-long-int8-tail",
                            "int4-x-h2o-50",
                            "shaped-4-x-h2o-50",
                            "kivi-2-x-streaming-50",

@@ -51,8 +51,7 @@ inline constexpr int most_decoded_tokens = 7;
 inline constexpr int pieces_of_block = 8;
 inline constexpr int piece_tokens = block_tokens / pieces_of_block;
 static_assert(piece_tokens > most_decoded_tokens, "a piece's tile has room for a step's tokens");
-static_assert(piece_tokens % 8 == 0,
-              "load_exact takes eights, and scratch is aligned behind fours");
+static_assert(piece_tokens % 8 == 0, "load_tail takes eights, and scratch is aligned behind fours");
 
 /// How a launch goes about its work: what host and device must agree on.
 struct AppendLaunch {
@@ -138,6 +137,7 @@ struct BlockWork {
   int unit, stream;
   bool is_key;              ///< `stream` is one of keys
   bool encodes;             ///< new tokens, or all
+  bool only_copies;         ///< its codes lie in the tail (encode_ahead)
   int first_place, places;  ///< of the piece that is sealed, or of the block
   int block;                ///< counted from the grid's origin
   int entry;
@@ -146,7 +146,7 @@ struct BlockWork {
   // What is found while the numbers are read.
   StatusCode code;  ///< what the sequence fails with
   std::byte* encoded;
-  std::byte* exact;  ///< null without a tail
+  std::byte* tail;  ///< null without one
 };
 
 /// Bytes of it in shared memory, in front of what blocks are encoded in.
@@ -155,6 +155,7 @@ inline constexpr std::size_t work_bytes = round_up(sizeof(BlockWork), std::size_
 template <class Ref>
 struct AppendKernel {
   using Policy = typename Ref::policy;
+  using TailForm = typename Policy::tail_codec;
   static constexpr bool can_be_open =
       CanEncodeToken<typename Policy::key_codec> && CanEncodeToken<typename Policy::value_codec>;
   static constexpr bool has_state = token_state_bytes<typename Policy::evictor> > 0;
@@ -213,14 +214,32 @@ struct AppendKernel {
     work.stream = of_item.stream;
     work.is_key = of_item.is_key;
     work.encodes = shape.open ? to > from : blocks.seals(b);
-    work.first_place = piece * piece_tokens;
-    work.places = places;
     work.block = b;
     work.entry = entries - 1 - (blocks.last - b);
     work.first = first;
     work.from = from;
     work.to = to > from ? to : from;
+    work.only_copies = false;
+    if (shape.encodes_ahead && work.encodes && to <= from) {
+      work.only_copies = *ahead_mark(tail_block()) == ClassShape::all_ahead;
+    }
+    work.first_place = piece * piece_tokens;
+    work.places = places;
     if (is_meant && !fits) fail(StatusCode::wrong_phase);
+  }
+
+  [[nodiscard]] __device__ Side side() const { return work.is_key ? Side::key : Side::value; }
+  /// The block's place in the tail, all streams.
+  [[nodiscard]] __device__ std::byte* tail_block() const {
+    const auto b = static_cast<unsigned>(work.block);
+    const auto ring_blocks = static_cast<unsigned>(call.r.shape.ring_blocks);
+    const unsigned in_ring = b < ring_blocks ? b : b % ring_blocks;
+    return call.r.unit_tail(work.sequence, work.unit) + in_ring * call.r.shape.tail_block_bytes;
+  }
+  /// ClassShape::ahead_mark_offset of the stream.
+  [[nodiscard]] __device__ std::uint32_t* ahead_mark(std::byte* tail) const {
+    return reinterpret_cast<std::uint32_t*>(tail +
+                                            call.r.shape.ahead_mark_offset(side(), work.stream));
   }
 
   /// Finds where the block is stored. By one thread.
@@ -232,28 +251,17 @@ struct AppendKernel {
     if (entry < 0) return;
     const std::int32_t page = r.page(index, r.row_of_unit(unit), entry);
     const bool exists = page >= 0 && page < shape.num_pages;
-    work.encoded = r.block_of_page(exists ? page : 0, unit) +
-                   (work.is_key ? shape.key_offset(work.stream) : shape.value_offset(work.stream));
-    work.exact = nullptr;
+    work.encoded =
+        r.block_of_page(exists ? page : 0, unit) + shape.code_offset(side(), work.stream);
+    work.tail = nullptr;
     if (!shape.open) {
-      const auto b = static_cast<unsigned>(work.block);
-      const auto ring_blocks = static_cast<unsigned>(shape.ring_blocks);
-      const unsigned in_ring = b < ring_blocks ? b : b % ring_blocks;
-      work.exact =
-          r.unit_tail(index, unit) + in_ring * shape.tail_block_bytes + exact_offset(block_tokens);
+      work.tail = tail_block() + shape.tail_offset(side(), work.stream);
     }
     if (exists || !work.encodes) work.code = StatusCode::ok;
   }
   /// By the thread that finds it: one of the last warp, which has the fewest numbers to read.
   __device__ void find_place_once() const {
     if (threadIdx.x == blockDim.x - 32) find_place();
-  }
-
-  /// Where the stream lies in exact copies with room for `room` tokens.
-  [[nodiscard]] __device__ std::size_t exact_offset(int room) const {
-    const ClassShape& shape = call.r.shape;
-    return work.is_key ? shape.exact_key_offset(work.stream, room)
-                       : shape.exact_value_offset(work.stream, room);
   }
 
   /// Masks, positions and evictor state of a block's new tokens. By the key stream 0 of a unit.
@@ -320,9 +328,9 @@ struct AppendKernel {
     return __syncthreads_or(bad ? 1 : 0) == 0;
   }
 
-  /// Stores a whole block that comes as 16-bit numbers and is stored in their basis: its exact
-  /// copy, or none, and its codes. Gives false, with nothing done, if not all are numbers that fp16
-  /// can hold; nothing is done either if `work` has found an error. By all threads.
+  /// Stores a whole block that comes as 16-bit numbers and is stored in their basis: its copy in
+  /// the tail, or none, and its codes. Gives false, with nothing done, if not all are numbers that
+  /// fp16 can hold; nothing is done either if `work` has found an error. By all threads.
   template <Codec C, Side S, class T>
   __device__ bool store_patches(const SourceRows& rows, int head, int width, float* scratch) const {
     const auto place = PatchPlace::own<S>();
@@ -335,13 +343,45 @@ struct AppendKernel {
     if (work.encodes) begin_patches<C, T>(patch, place, width, shared, scratch);
     if (__syncthreads_and(within ? 1 : 0) == 0) return false;
     if (work.code != StatusCode::ok) return true;
-    if (work.exact != nullptr && place.channel() < width) {
-      store_f16<S>(patch, place, width, work.exact);
+    if (work.tail != nullptr && place.channel() < width) {
+      store_f16<S>(patch, place, width, work.tail);
     }
+    forget_codes();
     if (work.encodes) {
       encode_patches<C, S, T>(patch, place, width, shared, scratch, work.encoded);
     }
     return true;
+  }
+
+  /// New tokens have come to the block: codes that wait in the tail are those of others.
+  __device__ void forget_codes() const {
+    if (call.r.shape.encodes_ahead && threadIdx.x == 0) *ahead_mark(tail_block()) = 0;
+  }
+
+  /// Stores the tile's tokens in the tail. By all threads, which do not meet at the end.
+  __device__ void store_tail(const CodecContext& context, const TokenTile& tile,
+                             const EncodeScratch& scratch) const {
+    forget_codes();
+    if constexpr (has_f16_tail<Policy>) {
+      store_tokens_f16(context, tile, tile.count, work.tail, block_tokens, tile.first);
+    } else {
+      encode_tokens<TailForm>(context, tile, false, {scratch.tail, nullptr, false}, work.tail);
+    }
+  }
+
+  /// Copies codes that lie in the tail: of a piece its share. By all threads, which have found the
+  /// place and do not meet at the end.
+  __device__ void copy_codes(std::size_t bytes) const {
+    const auto vectors = static_cast<int>(bytes / sizeof(uint4));
+    const auto* from =
+        reinterpret_cast<const uint4*>(work.tail - call.r.shape.tail_offset(side(), work.stream) +
+                                       call.r.shape.ahead_offset(side(), work.stream));
+    auto* to = reinterpret_cast<uint4*>(work.encoded);
+    const int end = (work.first_place + work.places) * vectors / block_tokens;
+    for (int i = work.first_place * vectors / block_tokens + static_cast<int>(threadIdx.x); i < end;
+         i += static_cast<int>(blockDim.x)) {
+      to[i] = from[i];
+    }
   }
 
   /// The work on a block of one stream; gives what the sequence fails with.
@@ -353,7 +393,17 @@ struct AppendKernel {
     const int from = work.from, to = work.to, stream = work.stream;
     const CodecContext context = r.context(S, work.unit, stream);
     TokenTile tile{shared, tile_stride<C>(context.width), from - work.first, to - from};
-    const EncodeScratch scratch{shared + call.launch.tile_rows * tile.stride, call.launch.stages};
+    float* const behind = shared + call.launch.tile_rows * tile.stride;
+    const EncodeScratch scratch{
+        behind, behind + scratch_floats<C>(context.width, call.launch.stages), call.launch.stages};
+    if (work.only_copies) {
+      find_place_once();
+      __syncthreads();
+      if (work.code == StatusCode::ok) {
+        copy_codes(shape.record(S).bytes);
+      }
+      return work.code;
+    }
     if (work.encodes) begin_encoding<C>(context, scratch);
     if (to > from) {
       const HeadRows& in = is_key ? call.in.keys : call.in.values;
@@ -365,12 +415,12 @@ struct AppendKernel {
                             numbers.empty() ? nullptr : numbers.data()};
       if (!rows_exist(rows, tile.count)) return StatusCode::invalid_argument;
       if (is_key && stream == 0 && !gates_are_finite()) return StatusCode::not_finite;
-      // What has exact copies is encoded from them, so it is rounded as they are.
-      const bool rounds = !shape.open;
+      // What lies in the tail is encoded from there, so it is rounded as it is there.
+      const bool rounds = has_f16_tail<Policy> && !shape.open;
       const bool turns = is_key && !Policy::projects && call.in.rope.turns != nullptr;
       if constexpr (encodes_patches<C>) {
-        if (tile.count == block_tokens && aligned && in.scalar != Scalar::f32 && !turns &&
-            from >= shape.tail.sink_tokens &&
+        if (tile.count == block_tokens && (has_f16_tail<Policy> || shape.open) && aligned &&
+            in.scalar != Scalar::f32 && !turns && from >= shape.tail.sink_tokens &&
             holds_block(context.width, static_cast<int>(blockDim.x))) {
           bool done;
           if (can_be_open && !rounds && in.scalar == Scalar::bf16) {
@@ -400,15 +450,14 @@ struct AppendKernel {
         turn_tile<C>(context, tile);
         if (rounds) round_tile(tile, context.width);
       }
+      if (!has_f16_tail<Policy> && !shape.open) limit_tile(tile, context.width, tail_max);
       if (is_key && stream == 0) describe();
-      if (work.exact != nullptr) {
-        store_exact(context, tile, tile.count, work.exact, block_tokens, tile.first);
-      }
+      if (work.tail != nullptr) store_tail(context, tile, scratch);
       if (from < shape.tail.sink_tokens) {
         const int sinks = shape.tail.sink_tokens < to ? shape.tail.sink_tokens : to;
-        store_exact(context, tile, sinks - from,
-                    r.sink_block(work.sequence, work.unit) + exact_offset(sink_block_tokens),
-                    sink_block_tokens, from);
+        store_tokens_f16(context, tile, sinks - from,
+                         r.sink_block(work.sequence, work.unit) + shape.sink_offset(S, stream),
+                         sink_block_tokens, from);
       }
       __syncthreads();
     } else {
@@ -417,11 +466,11 @@ struct AppendKernel {
       if (work.code != StatusCode::ok) return work.code;
     }
     if (work.encodes) {
-      if (!shape.open && tile.count < block_tokens) {
+      if (!shape.open && (!has_f16_tail<Policy> || tile.count < block_tokens)) {
         const int first = work.first_place;
         tile = {shared - (call.launch.tile_rows < block_tokens ? first * tile.stride : 0),
                 tile.stride, first, work.places};
-        load_exact(context, work.exact, tile);
+        load_tail<TailForm>(context, work.tail, tile);
       }
       encode_tokens<C>(context, tile, !shape.open, scratch, work.encoded);
     }

@@ -51,6 +51,7 @@ template <class C>
 /// Shared memory beside the tile.
 struct EncodeScratch {
   float* floats;  ///< `[scratch_floats<C>(width, stages)]`, aligned to 16 bytes
+  float* tail;    ///< the same of the tail's codec, which `floats` is in use beside
   bool stages;    ///< with room for the feedback that errors are shaped by
 };
 
@@ -72,14 +73,16 @@ template <class Ref>
                                               bool stages) noexcept {
   using K = typename Ref::policy::key_codec;
   using V = typename Ref::policy::value_codec;
-  const auto floats = [&](int stride, int scratch) {
+  using T = typename Ref::policy::tail_codec;
+  const auto floats = [&](int width, int stride, int scratch) {
     return static_cast<std::size_t>(rows) * static_cast<std::size_t>(stride) +
-           static_cast<std::size_t>(scratch);
+           static_cast<std::size_t>(scratch + scratch_floats<T>(width, false));
   };
+  const int key_width = shape.key_width, value_width = shape.value_width;
   const std::size_t keys =
-      floats(tile_stride<K>(shape.key_width), scratch_floats<K>(shape.key_width, stages));
+      floats(key_width, tile_stride<K>(key_width), scratch_floats<K>(key_width, stages));
   const std::size_t values =
-      floats(tile_stride<V>(shape.value_width), scratch_floats<V>(shape.value_width, stages));
+      floats(value_width, tile_stride<V>(value_width), scratch_floats<V>(value_width, stages));
   return (keys > values ? keys : values) * sizeof(float);
 }
 

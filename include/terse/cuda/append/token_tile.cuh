@@ -275,14 +275,14 @@ __device__ void store_block(const CodecContext& context, const TokenTile& tile, 
 /// Stores the first `count` tokens of the tile in the form of Identity, in room for `room` tokens
 /// from place `place` on; whole blocks must have been rounded. By all threads, which do not meet at
 /// the end.
-static __device__ void store_exact(const CodecContext context, const TokenTile tile, int count,
-                                   std::byte* exact, int room, int place) {
+static __device__ void store_tokens_f16(const CodecContext context, const TokenTile tile, int count,
+                                        std::byte* block, int room, int place) {
   if (count == block_tokens && room == block_tokens && context.width % 8 == 0) {
-    return store_block<8>(context, tile, exact,
+    return store_block<8>(context, tile, block,
                           [](const float* x, int along) { return pack_halves<true>(x, along); });
   }
   const bool is_key = context.side == Side::key;
-  auto* halves = reinterpret_cast<F16*>(exact);
+  auto* halves = reinterpret_cast<F16*>(block);
   const int inner = is_key ? count : context.width;
   for (int i = static_cast<int>(threadIdx.x); i < count * context.width;
        i += static_cast<int>(blockDim.x)) {
@@ -293,14 +293,15 @@ static __device__ void store_exact(const CodecContext context, const TokenTile t
 }
 
 /// Fills the tile with its tokens, multiples of eight from a multiple of eight on, of a block of 64
-/// in the form of Identity. By all threads, which meet at the end.
-static __device__ void load_exact(const CodecContext context, const std::byte* exact,
-                                  const TokenTile tile) {
+/// in the form of codec C. By all threads, which meet at the end.
+template <class C>
+__device__ void load_tail(const CodecContext& context, const std::byte* block,
+                          const TokenTile& tile) {
   const bool is_key = context.side == Side::key;
-  if (context.width % 8 == 0) {
+  if (std::is_same_v<C, Identity> && context.width % 8 == 0) {
     const int vectors = (is_key ? tile.count : context.width) / 8;
     const int stored_vectors = (is_key ? block_tokens : context.width) / 8;
-    const auto* from = reinterpret_cast<const uint4*>(exact) +
+    const auto* from = reinterpret_cast<const uint4*>(block) +
                        (is_key ? tile.first / 8 : tile.first * stored_vectors);
     const int along = is_key ? tile.stride : 1;
     for_each_patch(
@@ -313,19 +314,29 @@ static __device__ void load_exact(const CodecContext context, const std::byte* e
           for (int i = 0; i < 8; ++i) x[i * along] = element<F16>(loaded, i);
         });
   } else {
-    const auto* halves = reinterpret_cast<const F16*>(exact);
     const int inner = is_key ? tile.count : context.width;
     for (int i = static_cast<int>(threadIdx.x); i < tile.count * context.width;
          i += static_cast<int>(blockDim.x)) {
       const int t = tile.first + (is_key ? i % inner : i / inner);
       const int c = is_key ? i / inner : i % inner;
-      tile.row(t)[c] = to_float(halves[Identity::place(context, block_tokens, t, c)]);
+      tile.row(t)[c] = C::decode(context, block, t, c);
     }
   }
   __syncthreads();
 }
 
-/// Rounds the tile's tokens to what exact copies hold. By all threads, which meet at the end.
+/// Limits the tile's numbers to a magnitude. By all threads, which meet before and at the end.
+static __device__ void limit_tile(const TokenTile& tile, int width, float most) {
+  const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
+  __syncthreads();
+  for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.count; row += warps) {
+    float* x = tile.row(tile.first + row);
+    for (int c = lane; c < width; c += 32) x[c] = fminf(fmaxf(x[c], -most), most);
+  }
+  __syncthreads();
+}
+
+/// Rounds the tile's tokens to 16 bits. By all threads, which meet at the end.
 static __device__ void round_tile(const TokenTile& tile, int width) {
   const int lane = static_cast<int>(threadIdx.x) % 32, warps = static_cast<int>(blockDim.x) / 32;
   for (int row = static_cast<int>(threadIdx.x) / 32; row < tile.count; row += warps) {

@@ -187,7 +187,7 @@ template <class Ref>
                log2e;
   // As much longer as it takes to read them; the time of latents goes into rebuilding keys.
   call.exact_places =
-      static_cast<int>((r.shape.tail_block_bytes + r.shape.unit_bytes / 2) / r.shape.unit_bytes);
+      static_cast<int>((r.shape.tail_tokens_bytes() + r.shape.unit_bytes / 2) / r.shape.unit_bytes);
   call.exact_places = Ref::policy::projects ? 1 : clamp(call.exact_places, 1, 64);
   // To begin and end a stretch takes about as long as to read 128 KB (docs/cuda.md, What falls
   // short).

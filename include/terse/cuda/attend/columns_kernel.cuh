@@ -53,6 +53,7 @@ struct ColumnsKernel : ExactBlocks<Config> {
   using typename Base::Order;
   using typename Base::RawQueries;
   using typename Base::Source;
+  using typename Base::TailReader;
   static_assert(warps == 4, "a warp has a quarter of an exact block");
 
   float* sums = nullptr;   ///< `[entry, 64]` of the unit
@@ -124,19 +125,16 @@ struct ColumnsKernel : ExactBlocks<Config> {
     }
   }
 
-  /// Probabilities of 16 exact tokens: `visit(token, sum)` in one lane each.
-  template <class Visit>
+  /// Probabilities of 16 exact tokens in form F: `visit(token, sum)` in one lane each.
+  template <class F, class Visit>
   __device__ void visit_exact(const Segment& s, const RunningSoftmax<tiles>& lse, int item,
                               int quarter, Visit&& visit) {
     const bool is_sinks = item >= s.work.exact_blocks;
     const std::byte* block = exact_block(s, item);
     if (block == nullptr) return;
-    const int pitch = is_sinks ? sink_block_tokens : block_tokens;
-    const auto loads =
-        Exact::load(block + quarter * 32, pitch,
-                    block + call.r.shape.exact_value_offset(0, pitch));  // values stay unread
+    const auto loads = this->template load_quarter<F>(block, is_sinks, quarter);  // keys only
     float y[tiles][1][4];
-    Exact::logits(loads, shared.queries[0], query_stride, norm, y);
+    F::logits(loads, shared.queries[0], query_stride, norm, y);
 #pragma unroll
     for (int n = 0; n < tiles; ++n) {
 #pragma unroll
@@ -148,14 +146,14 @@ struct ColumnsKernel : ExactBlocks<Config> {
           float& x = y[n][0][2 * half + i];
           if (call.params.logit_soft_cap > 0) x = this->capped(x, 8 * n + 2 * lane.t + i);
           x -= lse.base[n][i];
-          if ((mask >> (16 * quarter + Exact::token(half, lane.g)) & 1u) == 0) x = -INFINITY;
+          if ((mask >> (16 * quarter + F::token(half, lane.g)) & 1u) == 0) x = -INFINITY;
         }
       }
     }
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const float sum = sum_row(y, 0, half);
-      if (lane.t == half) visit(16 * quarter + Exact::token(half, lane.g), sum);
+      if (lane.t == half) visit(16 * quarter + F::token(half, lane.g), sum);
     }
   }
 
@@ -164,14 +162,15 @@ struct ColumnsKernel : ExactBlocks<Config> {
     const int last = min(end, s.work.exact_first + s.work.exact_blocks);
 #pragma unroll 1
     for (int e = max(begin, s.work.exact_first); e < last; ++e) {
-      visit_exact(s, lse, e - s.work.exact_first, warp,
-                  [&](int token, float sum) { atomicAdd(sums + e * block_tokens + token, sum); });
+      visit_exact<TailReader>(s, lse, e - s.work.exact_first, warp, [&](int token, float sum) {
+        atomicAdd(sums + e * block_tokens + token, sum);
+      });
     }
   }
 
   /// Adds the sinks to the places at which entries hold their positions.
   __device__ void add_sinks(const Segment& s, const RunningSoftmax<tiles>& lse) {
-    visit_exact(s, lse, s.work.exact_blocks, 0, [&](int position, float sum) {
+    visit_exact<Exact>(s, lse, s.work.exact_blocks, 0, [&](int position, float sum) {
       if (position >= call.r.shape.tail.sink_tokens) return;
       for (int e = 0; e < end && e < sink_block_tokens; ++e) {
         const std::uint64_t live = call.r.live_mask(s.work.sequence, s.unit, e);

@@ -170,10 +170,18 @@ struct LatentBlocks {
                                                         int channel) const {
     if ((shared.any_mask >> token & 1u) == 0 || channel >= context.width) return 0.0f;
     if (block.form == LatentForm::encoded) return Codec::decode(context, stream, token, channel);
-    return Identity::load(context, stream, room_of(block), token, channel);
+    if (block.form == LatentForm::tail) {
+      return Policy::tail_codec::decode(context, stream, token, channel);
+    }
+    return Identity::load(context, stream, sink_block_tokens, token, channel);
   }
-  [[nodiscard]] __device__ static int room_of(const LatentBlock& block) {
-    return block.form == LatentForm::sinks ? sink_block_tokens : block_tokens;
+  /// Where a stream of latents lies in a block.
+  [[nodiscard]] __device__ const std::byte* stream_of(const LatentBlock& block, Side side,
+                                                      int stream) const {
+    const ClassShape& shape = call.r.shape;
+    if (block.form == LatentForm::tail) return block.data + shape.tail_offset(side, stream);
+    if (block.form == LatentForm::sinks) return block.data + shape.sink_offset(side, stream);
+    return block.data + shape.code_offset(side, stream);
   }
   [[nodiscard]] __device__ int head_in_unit(const Segment& s) const {
     return s.kv_head - s.unit * call.r.shape.unit.heads_per_unit;
@@ -196,9 +204,7 @@ struct LatentBlocks {
     const ClassShape& shape = call.r.shape;
     const int rank = shape.key_width, stream = head_in_unit(s) / shape.unit.key_heads_per_stream;
     const CodecContext context{Side::key, rank};
-    const std::byte* latents = block.data + (block.form == LatentForm::encoded
-                                                 ? shape.key_offset(stream)
-                                                 : shape.exact_key_offset(stream, room_of(block)));
+    const std::byte* latents = stream_of(block, Side::key, stream);
     const float* up =
         call.r.factors.key_up + std::int64_t{s.kv_head} * shape.head_dim * shape.key_width;
 #pragma unroll 1

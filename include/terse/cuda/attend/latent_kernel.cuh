@@ -34,7 +34,6 @@ struct LatentKernel : LatentBlocks<Ref> {
   using Base::log2e;
   using Base::memory;
   using Base::query_head;
-  using Base::room_of;
   using Base::row_of;
   using Base::score;
   using Base::scores;
@@ -139,10 +138,7 @@ struct LatentKernel : LatentBlocks<Ref> {
     const int width = shape.value_width, stride = memory.value_stride();
     const int stream = head_in_unit(s) / shape.unit.value_heads_per_stream;
     const CodecContext context{Side::value, width};
-    const std::byte* latents =
-        block.data + (block.form == LatentForm::encoded
-                          ? shape.value_offset(stream)
-                          : shape.exact_value_offset(stream, room_of(block)));
+    const std::byte* latents = this->stream_of(block, Side::value, stream);
 #pragma unroll 1
     for (int begin = 0; begin < width; begin += memory.value_channels) {
       const int channels = min(memory.value_channels, round_up(width - begin, 16));

@@ -80,18 +80,18 @@ struct PrefixTokens : ExactBlocks<Config> {
       if ((mask.decoded & prefix) != 0) {
         const std::int32_t page = call.r.page(sequence, s.list, e);
         if (page >= 0 && page < call.r.shape.num_pages) {
-          add_tokens(s, sums, mask.decoded & prefix, call.r.block(sequence, s.unit, e));
+          add_encoded(s, sums, mask.decoded & prefix, call.r.block(sequence, s.unit, e));
         }
       }
       if ((mask.exact & prefix) != 0) {
         const std::byte* block =
             call.r.tail_block(sequence, s.unit, call.r.first_position(sequence, s.unit, e));
-        add_exact(sums, mask.exact & prefix, block, block_tokens);
+        add_tail(sums, mask.exact & prefix, block);
       }
       const std::uint64_t sinks =
           end < sink_block_tokens ? mask.sinks & ((1ull << end) - 1) : mask.sinks;
       if (sinks != 0) {
-        add_exact(sums, sinks, call.r.sink_block(sequence, s.unit), sink_block_tokens);
+        add_sinks(sums, sinks, call.r.sink_block(sequence, s.unit));
       }
     }
     merge(sums, v);
@@ -129,32 +129,41 @@ struct PrefixTokens : ExactBlocks<Config> {
     turn_query_warp<K, width>(context, x, scratch, lane.index);
   }
 
-  __device__ void add_tokens(const Segment& s, Sums& sums, std::uint64_t bits,
-                             const std::byte* block) const {
+  /// Adds tokens that `key(t, c)` and `value(t, c)` read.
+  template <class Key, class Value>
+  __device__ void add_tokens(Sums& sums, std::uint64_t bits, Key&& key, Value&& value) const {
+#pragma unroll 1
+    for (; bits != 0; bits &= bits - 1) {
+      const int t = lowest_one(bits);
+      add_token(
+          sums, [&](int c) { return key(t, c); }, [&](int c) { return value(t, c); });
+    }
+  }
+  __device__ void add_encoded(const Segment& s, Sums& sums, std::uint64_t bits,
+                              const std::byte* block) const {
     const CodecContext keys = this->context(Side::key, s.unit);
     const CodecContext values = this->context(Side::value, s.unit);
     const std::byte* key_block = block + call.r.shape.key_offset(0);
     const std::byte* value_block = block + call.r.shape.value_offset(0);
-#pragma unroll 1
-    for (; bits != 0; bits &= bits - 1) {
-      const int t = lowest_one(bits);
-      add_token(
-          sums, [&](int c) { return K::decode(keys, key_block, t, c); },
-          [&](int c) { return V::decode(values, value_block, t, c); });
-    }
+    add_tokens(
+        sums, bits, [&](int t, int c) { return K::decode(keys, key_block, t, c); },
+        [&](int t, int c) { return V::decode(values, value_block, t, c); });
   }
-  /// Tokens in the form of Identity, in room for `room` of them.
-  __device__ void add_exact(Sums& sums, std::uint64_t bits, const std::byte* block,
-                            int room) const {
+  __device__ void add_tail(Sums& sums, std::uint64_t bits, const std::byte* block) const {
+    using T = typename Config::Ref::policy::tail_codec;
     const CodecContext keys{Side::key, width}, values{Side::value, width};
-    const std::byte* value_block = block + call.r.shape.exact_value_offset(0, room);
-#pragma unroll 1
-    for (; bits != 0; bits &= bits - 1) {
-      const int t = lowest_one(bits);
-      add_token(
-          sums, [&](int c) { return Identity::load(keys, block, room, t, c); },
-          [&](int c) { return Identity::load(values, value_block, room, t, c); });
-    }
+    const std::byte* value_block = block + call.r.shape.tail_offset(Side::value, 0);
+    add_tokens(
+        sums, bits, [&](int t, int c) { return T::decode(keys, block, t, c); },
+        [&](int t, int c) { return T::decode(values, value_block, t, c); });
+  }
+  __device__ void add_sinks(Sums& sums, std::uint64_t bits, const std::byte* block) const {
+    constexpr int room = sink_block_tokens;
+    const CodecContext keys{Side::key, width}, values{Side::value, width};
+    const std::byte* value_block = block + call.r.shape.sink_offset(Side::value, 0);
+    add_tokens(
+        sums, bits, [&](int t, int c) { return Identity::load(keys, block, room, t, c); },
+        [&](int t, int c) { return Identity::load(values, value_block, room, t, c); });
   }
 
   template <class Key, class Value>

@@ -56,7 +56,7 @@ namespace detail {
   return error(
       StatusCode::wrong_phase,
       "terse::cuda::KVCache: this call cannot be captured, its replay would bring back old "
-      "tables; only append and attend can");
+      "tables; only append, encode_ahead and attend can");
 }
 
 template <class Policy>

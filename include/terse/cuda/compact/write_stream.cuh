@@ -154,7 +154,7 @@ template <class C>
 __device__ void reencode_stream(const CodecContext& context, std::size_t offset,
                                 const GatheredTokens& tokens, float* shared, std::byte* to) {
   const TokenTile tile{shared, tile_stride<C>(context.width), 0, block_tokens};
-  const EncodeScratch scratch{shared + block_tokens * tile.stride, false};
+  const EncodeScratch scratch{shared + block_tokens * tile.stride, nullptr, false};
   begin_encoding<C>(context, scratch);
   for_each_element(context, [&](int place, int channel) {
     tile.row(place)[channel] =

@@ -63,6 +63,11 @@ __device__ __forceinline__ std::uint32_t multiply_half2(std::uint32_t a, std::ui
   return r;
 }
 
+__device__ __forceinline__ std::uint32_t subtract_half2(std::uint32_t a, std::uint32_t b) {
+  const __half2 r = __hsub2(*reinterpret_cast<__half2*>(&a), *reinterpret_cast<__half2*>(&b));
+  return *reinterpret_cast<const std::uint32_t*>(&r);
+}
+
 /// The larger halves; of a NaN and a number the number.
 __device__ __forceinline__ std::uint32_t max_half2(std::uint32_t a, std::uint32_t b) {
   std::uint32_t r;
