@@ -3,6 +3,7 @@
 
 #include <cmath>
 #include <cstddef>
+#include <type_traits>
 #include <vector>
 
 #include "terse/testing/check_codec.hpp"
@@ -18,6 +19,9 @@ namespace {
 
 template <int Bits>
 using Grid = ShapedGrid<ShapedGridSpec{.bits = Bits}>;
+
+template <int Count>
+using Bits = std::integral_constant<int, Count>;
 
 /// One stream with a calibration of its own.
 struct Stream {
@@ -157,6 +161,36 @@ TEMPLATE_TEST_CASE("shaping lowers the cost of errors, and the factor is unbiase
     }
     CAPTURE(static_cast<int>(side), shaped, plain);
     CHECK(shaped < 0.95 * plain);
+  }
+}
+
+TEMPLATE_TEST_CASE("the best of five steps costs less, and its factor is unbiased too", "", Bits<2>,
+                   Bits<3>, Bits<4>) {
+  using Once = Grid<TestType::value>;
+  using Searched = ShapedGrid<ShapedGridSpec{.bits = TestType::value, .searches_step = true}>;
+  for (const Side side : {Side::key, Side::value}) {
+    const Stream stream(side, 64, 3);
+    Random random(4);
+    double searched = 0, once = 0;
+    for (int i = 0; i < 200; ++i) {
+      const auto x = random.normals(64);
+      const std::vector<double> exact(x.begin(), x.end());
+      const auto error_of = [&](const std::vector<double>& kept) {
+        std::vector<double> error(64);
+        for (std::size_t c = 0; c < 64; ++c) error[c] = exact[c] - kept[c];
+        return stream.product(error, error);
+      };
+      const auto best = stored<Searched>(stream.context(), x);
+      const double one = error_of(stored<Once>(stream.context(), x));
+      CHECK(stream.product(exact, best) == Approx(stream.product(exact, exact)).epsilon(1e-3));
+      // The one step is among the five, up to rounding.
+      CHECK(error_of(best) < 1.001 * one);
+      searched += error_of(best);
+      once += one;
+      CHECK(stored<Searched>({side, 64}, x) == stored<Once>({side, 64}, x));
+    }
+    CAPTURE(static_cast<int>(side), searched, once);
+    CHECK(searched < 0.9 * once);
   }
 }
 

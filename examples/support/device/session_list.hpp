@@ -67,6 +67,7 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedInt8)                                      \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedInt4)                                      \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped2K1V)                                       \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped4Searched)                                  \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped4, H2O>)        \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped4, SinkWindow>) \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped3K2V, H2O>)

@@ -21,8 +21,12 @@ void add_shaped_rows(std::vector<PolicyRow>* rows) {
       quantised<Shaped4>(TailSpec{}));
   add("shaped-4-sinks", "the same with the first four tokens exact and all others decoded",
       Family::four_bit, false, true, quantised<Shaped4>(TailSpec{.sink_tokens = 4}));
+  add("shaped-4-searched", "the same, each token with the best of five steps", Family::four_bit,
+      false, true, quantised<Shaped4Searched>(), false);
   add("shaped-3", "error-shaped grid, 3 bits, tail and sinks as shaped-4", Family::four_bit, false,
       true, quantised<Shaped3>());
+  add("shaped-3-sinks", "the same with 3 bits, exact tokens as shaped-4-sinks", Family::four_bit,
+      false, true, quantised<Shaped3>(TailSpec{.sink_tokens = 4}));
   add("shaped-3k-2v", "error-shaped grid, 3 bits for keys, 2 for values", Family::two_bit, false,
       true, quantised<Shaped3K2V>());
   add("shaped-2", "error-shaped grid, 2 bits, tail and sinks as shaped-4", Family::two_bit, true,

@@ -31,6 +31,9 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 
 struct ShapedGridSpec {
   int bits = 2;
+  /// Tokens are rounded with 0.8, 0.9, 1, 1.1 and 1.2 of the step; the one whose error counts least
+  /// is kept. Five times the rounding; stored and decoded alike. With a calibration only.
+  bool searches_step = false;
 };
 
 /// The codec.
@@ -116,10 +119,16 @@ struct ShapedGrid {
                                              std::byte* block) noexcept {
     const int width = context.width;
     const Size size = size_of(sum_of_products(x, x, width), width);
-    float u[max_width], levels[max_width] = {};  // for compilers that see widths of 0
+    float u[max_width] = {}, levels[max_width] = {};  // for compilers that see widths of 0
     for (int c = 0; c < width; ++c) u[c] = rounded_product(x[c], size.inverse);
-    const float gain = context.calibration == nullptr ? round_plainly(u, width, levels)
-                                                      : round_shaped(context, u, levels);
+    float gain;
+    if (context.calibration == nullptr) {
+      gain = round_plainly(u, width, levels);
+    } else if constexpr (S.searches_step) {
+      gain = round_with_best_step(context, u, levels);
+    } else {
+      gain = round_shaped(context, u, levels).gain;
+    }
     for (int c = 0; c < width; ++c) {
       store_code<S.bits>(block, code_place<S.bits>(context.side, width, token, c),
                          static_cast<unsigned>(levels[c] + affine_format.centre));
@@ -138,7 +147,11 @@ struct ShapedGrid {
     return {rms, rms == 0.0f ? 0.0f : rounded_quotient(1.0f, rms)};
   }
   /// The level of the grid nearest to `u`, in steps: a code less the centre.
-  TERSE_HOST_DEVICE static float level_of(float u) noexcept {
+  // Kernels whose threads share a vector round it once.
+  TERSE_HOST_DEVICE static float level_of(float u) noexcept requires(!S.searches_step) {
+    return nearest_level(u);
+  }
+  TERSE_HOST_DEVICE static float nearest_level(float u) noexcept {
     const float shifted = fused_multiply_add(u, 1.0f / step, affine_format.centre);
     const float top = static_cast<float>(Grid::top_code);
     return whole_half_even(smaller(larger(shifted, 0.0f), top)) - affine_format.centre;
@@ -179,13 +192,37 @@ struct ShapedGrid {
 
   /// Each number to its nearest level. Returns the factor that keeps the norm.
   TERSE_HOST_DEVICE static float round_plainly(const float* u, int width, float* levels) noexcept {
-    for (int c = 0; c < width; ++c) levels[c] = level_of(u[c]);
+    for (int c = 0; c < width; ++c) levels[c] = nearest_level(u[c]);
     return norm_gain(sum_of_products(u, u, width), sum_of_products(levels, levels, width));
   }
 
-  /// Successive cancellation. Returns the unbiased factor.
-  TERSE_HOST_DEVICE static float round_shaped(const CodecContext& context, const float* u,
-                                              float* levels) noexcept {
+  /// The unbiased factor, and what of a vector's squared length, as it counts, is lost with it.
+  struct Rounded {
+    float gain, error;
+  };
+
+  /// The same with each of the steps. Returns the factor of that which loses least.
+  TERSE_HOST_DEVICE static float round_with_best_step(const CodecContext& context, const float* u,
+                                                      float* levels) noexcept {
+    constexpr float scales[] = {0.8f, 0.9f, 1.0f, 1.1f, 1.2f};
+    const int width = context.width;
+    float best = 0.0f, gain = 1.0f, scaled[max_width], tried[max_width] = {};
+    for (int i = 0; i < 5; ++i) {
+      const float inverse = rounded_quotient(1.0f, scales[i]);
+      for (int c = 0; c < width; ++c) scaled[c] = rounded_product(u[c], inverse);
+      const Rounded own = round_shaped(context, scaled, tried);
+      const float error = rounded_product(own.error, rounded_product(scales[i], scales[i]));
+      if (i > 0 && !(error < best)) continue;
+      best = error;
+      gain = rounded_product(own.gain, scales[i]);
+      for (int c = 0; c < width; ++c) levels[c] = tried[c];
+    }
+    return gain;
+  }
+
+  /// Successive cancellation.
+  TERSE_HOST_DEVICE static Rounded round_shaped(const CodecContext& context, const float* u,
+                                                float* levels) noexcept {
     const int width = context.width;
     const CalibrationLayout at{width};
     const float* weight = context.calibration + at.weight();
@@ -195,17 +232,27 @@ struct ShapedGrid {
     for (int c = 0; c < width; ++c) seen[c] = u[c];
     for (int j = width - 1; j >= 0; --j) {
       const float target = u[j] + passed[j];
-      levels[j] = level_of(target);
+      levels[j] = nearest_level(target);
       const float value = rounded_product(levels[j], step);
       kept[j] = seen[j] - (target - value);
       const float* row = context.calibration + at.feedback() + std::ptrdiff_t{j} * width;
       add_scaled(u[j] - value, row, j, passed);
       add_scaled(u[j], row, j, seen);
     }
-    float weighted[max_width];
+    float weighted[max_width] = {};  // as above
     for (int c = 0; c < width; ++c) weighted[c] = rounded_product(seen[c], weight[c]);
-    return unbiased_gain(sum_of_products(weighted, seen, width),
-                         sum_of_products(weighted, kept, width));
+    const float length = sum_of_products(weighted, seen, width);
+    const float along = sum_of_products(weighted, kept, width);
+    const float gain = unbiased_gain(length, along);
+    float error = 0.0f;
+    if constexpr (S.searches_step) {
+      for (int c = 0; c < width; ++c) {
+        seen[c] = fused_multiply_add(-gain, kept[c], seen[c]);
+        weighted[c] = rounded_product(seen[c], weight[c]);
+      }
+      error = sum_of_products(weighted, seen, width);
+    }
+    return {gain, error};
   }
 };
 
@@ -214,6 +261,7 @@ struct ShapedSpec {
   int value_bits = 2;
   /// The newest tokens exact, and the first four, which most queries look at (docs/quality.md).
   TailSpec tail{.min_tokens = 64, .sink_tokens = 4};
+  bool searches_step = false;  ///< ShapedGridSpec's
 };
 
 /// The policy: keys and values on shaped grids, and a tail. PolicyConfig::calibration is that of
@@ -222,8 +270,10 @@ template <ShapedSpec S>
 struct Shaped {
   static_assert(S.key_bits >= 2,
                 "terse::Shaped: key_bits must be 2, 3 or 4; only values have codes of 1 bit.");
-  using key_codec = ShapedGrid<ShapedGridSpec{.bits = S.key_bits}>;
-  using value_codec = ShapedGrid<ShapedGridSpec{.bits = S.value_bits}>;
+  using key_codec =
+      ShapedGrid<ShapedGridSpec{.bits = S.key_bits, .searches_step = S.searches_step}>;
+  using value_codec =
+      ShapedGrid<ShapedGridSpec{.bits = S.value_bits, .searches_step = S.searches_step}>;
   static constexpr TailSpec tail = S.tail;
 };
 
@@ -232,6 +282,9 @@ using Shaped3 = Shaped<ShapedSpec{.key_bits = 3, .value_bits = 3}>;
 using Shaped4 = Shaped<ShapedSpec{.key_bits = 4, .value_bits = 4}>;
 using Shaped3K2V = Shaped<ShapedSpec{.key_bits = 3, .value_bits = 2}>;
 using Shaped2K1V = Shaped<ShapedSpec{.key_bits = 2, .value_bits = 1}>;
+/// For caches without a tail: the first four tokens exact, all others with the best step.
+using Shaped4Searched = Shaped<ShapedSpec{
+    .key_bits = 4, .value_bits = 4, .tail{.sink_tokens = 4}, .searches_step = true}>;
 static_assert(Shaped2::key_codec::record(Side::key, 64).bytes * 8 == 64 * 64 * 2 + 64 * 16);
 
 }  // namespace TERSE_FLAGS_NAMESPACE

@@ -260,6 +260,30 @@ class SmallModel(OutputChecks, ProgramTestCase):
             self.assertGreater(row["tokens_per_second"], 0)
         self.assertNotEqual(rows["first"]["mean_kl"], rows["second"]["mean_kl"])
 
+    def test_a_schedule_mixes_policies_with_a_calibration_and_without(self):
+        schedules = []
+        for name, *policies in [("same", "shaped-3-sinks", "shaped-3-sinks"),
+                                ("mixed", "int8", "shaped-3-sinks")]:
+            lines = [f"{layer} {policy}\n" for layer, policy in enumerate(policies)]
+            schedules += ["--schedule",
+                          self.written(name + ".schedule", "".join(lines).encode())]
+        path = self.path("mixed.json")
+        self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "256", "--policy",
+                         "int8,shaped-3-sinks,shaped-4-sinks", "--passkeys", "0",
+                         "--calibration-tokens", "512", "--speed-steps", "0", *schedules, "--json",
+                         path)
+        with open(path, encoding="utf-8") as file:
+            rows = {row["policy"]: row for row in json.load(file)["rows"]}
+        codes = rows["shaped-3-sinks"]
+        for field in set(codes) - {"policy", "description", "tokens_per_second"}:
+            self.assertEqual(rows["same"][field], codes[field], field)
+        self.assertEqual(codes["bits_per_element"], rows["shaped-4-sinks"]["bits_per_element"] - 1)
+        self.assertGreater(codes["mean_kl"], rows["shaped-4-sinks"]["mean_kl"])
+        self.assertAlmostEqual(rows["mixed"]["bits_per_element"],
+                               (codes["bits_per_element"] + rows["int8"]["bits_per_element"]) / 2)
+        self.assertLess(rows["mixed"]["mean_kl"], codes["mean_kl"])
+        self.assertGreater(rows["mixed"]["mean_kl"], rows["int8"]["mean_kl"])
+
     def test_windows_by_number(self):
         path = self.path("numbers.json")
         self.assert_runs("--model", self.model, "--text", self.novel, "--tokens", "64", "--policy",
@@ -339,7 +363,7 @@ class SmallModel(OutputChecks, ProgramTestCase):
         evict = {name for name in rows["own"] if re.search("streaming-|window-|h2o-", name)}
         self.assertGreaterEqual(len(evict), 17)
         short = {name for name in rows["own"] if re.match("shaped-|aligned-|kvquant-", name)}
-        without_tail = {"shaped-4-no-tail", "shaped-4-sinks"}
+        without_tail = {"shaped-4-no-tail", "shaped-4-sinks", "shaped-4-searched", "shaped-3-sinks"}
         self.assertEqual(changed, {*evict, *short, "fp8-tail", "int4-rotated-tail"} - without_tail)
 
 
