@@ -24,6 +24,7 @@
 #include "terse/quant/q4_0.hpp"
 #include "terse/quant/q8_0.hpp"
 #include "terse/quant/shaped.hpp"
+#include "terse/quant/shaped_trellis.hpp"
 #include "terse/quant/turboquant.hpp"
 #include "terse/quant/turboquant_prod.hpp"
 #include "terse/version.hpp"

@@ -84,10 +84,11 @@ TEST_CASE("without a tail too, and where queries are turned to distances in the 
   check(d, s, false);
 }
 
-TEST_CASE("a calibration changes codes, not what they stand for") {
+TEMPLATE_TEST_CASE("a calibration changes codes, not what they stand for", "", Shaped4,
+                   ShapedTrellis4) {
   const CacheConfig c = config();
   Driver<PagedLayout<>, Identity> exact(c);
-  Driver<PagedLayout<>, Shaped4> with(c, calibrated<Shaped4>(calibration()));
+  Driver<PagedLayout<>, TestType> with(c, calibrated<TestType>(calibration()));
   const SequenceId s = exact.create();
   REQUIRE(with.create() == s);
   REQUIRE(exact.fill(s, 300, 64).ok());
@@ -95,7 +96,7 @@ TEST_CASE("a calibration changes codes, not what they stand for") {
   const Attended a = exact.attend(s, 3), b = with.attend(s, 3);
   CHECK(relative_l2(b.output, a.output) < 0.35);
   CHECK(relative_l2(b.lse_ln, a.lse_ln) < 0.02);
-  Driver<PagedLayout<>, Shaped4> without(c);
+  Driver<PagedLayout<>, TestType> without(c);
   REQUIRE(without.create() == s);
   REQUIRE(without.fill(s, 300, 64).ok());
   CHECK_FALSE(without.attend(s, 3).output == b.output);

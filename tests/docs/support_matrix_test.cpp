@@ -187,6 +187,7 @@ TEST_CASE("the support matrix of docs/policies.md is that of the types") {
                matrix_row<KVQuant3>("KVQuant3"),
                matrix_row<Shaped3K2V>("Shaped3K2V"),
                matrix_row<Shaped2K1V>("Shaped2K1V"),
+               matrix_row<ShapedTrellis2>("ShapedTrellis2"),
                matrix_row<AlignedKV>("AlignedKV"),
                matrix_row<AlignedInt8>("AlignedInt8")});
 }
@@ -218,6 +219,11 @@ TEST_CASE("the codec table of docs/policies.md is that of the types") {
                codec_row<Shaped3K2V>("Shaped3K2V"),
                codec_row<Shaped2>("Shaped2"),
                codec_row<Shaped2K1V>("Shaped2K1V"),
+               codec_row<ShapedTrellis4>("ShapedTrellis4"),
+               codec_row<ShapedTrellis3>("ShapedTrellis3"),
+               codec_row<ShapedTrellis3K2V>("ShapedTrellis3K2V"),
+               codec_row<ShapedTrellis2>("ShapedTrellis2"),
+               codec_row<ShapedTrellis2K1V>("ShapedTrellis2K1V"),
                codec_row<AlignedKV>("AlignedKV"),
                codec_row<AlignedFixed16>("AlignedFixed16"),
                codec_row<AlignedInt8>("AlignedInt8"),
@@ -238,12 +244,12 @@ TEST_CASE("the layout table of docs/policies.md is that of the types") {
 }
 
 TEST_CASE("the record table of docs/stored_format.md is that of the types") {
-  check_table(
-      "stored_format.md", "record-table",
-      {record_row<Identity>("Identity"), record_row<Fp8>("Fp8"), record_row<Int8>("Int8"),
-       record_row<Q8_0>("Q8_0"), record_row<Int4Rotated>("Int4Rotated"), record_row<Q4_0>("Q4_0"),
-       record_row<TurboQuant4>("TurboQuant4"), record_row<TurboQuant3>("TurboQuant3"),
-       record_row<TurboQuant2>("TurboQuant2"), record_row<NvFp4>("NvFp4"),
-       record_row<Kivi4>("Kivi4"), record_row<Kivi3>("Kivi3"), record_row<Kivi2>("Kivi2"),
-       record_row<Shaped3>("Shaped3"), record_row<Shaped2>("Shaped2")});
+  check_table("stored_format.md", "record-table",
+              {record_row<Identity>("Identity"), record_row<Fp8>("Fp8"), record_row<Int8>("Int8"),
+               record_row<Q8_0>("Q8_0"), record_row<Int4Rotated>("Int4Rotated"),
+               record_row<Q4_0>("Q4_0"), record_row<TurboQuant4>("TurboQuant4"),
+               record_row<TurboQuant3>("TurboQuant3"), record_row<TurboQuant2>("TurboQuant2"),
+               record_row<NvFp4>("NvFp4"), record_row<Kivi4>("Kivi4"), record_row<Kivi3>("Kivi3"),
+               record_row<Kivi2>("Kivi2"), record_row<Shaped3>("Shaped3"),
+               record_row<Shaped2>("Shaped2"), record_row<ShapedTrellis2>("ShapedTrellis2")});
 }

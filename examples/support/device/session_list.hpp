@@ -68,6 +68,12 @@
   TERSE_EXAMPLE_SESSION(PagedLayout<>, AlignedInt4)                                      \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped2K1V)                                       \
   TERSE_EXAMPLE_SESSION(PagedLayout<>, Shaped4Searched)                                  \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, ShapedTrellis4)                                   \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, ShapedTrellis3)                                   \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, ShapedTrellis3K2V)                                \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, ShapedTrellis2)                                   \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, Compose<ShapedTrellis2, TailCodec<Int8>>)         \
+  TERSE_EXAMPLE_SESSION(PagedLayout<>, ShapedTrellis2K1V)                                \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped4, H2O>)        \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped4, SinkWindow>) \
   TERSE_EXAMPLE_SESSION(PagedLayout<HeadPaging::per_head>, Compose<Shaped3K2V, H2O>)

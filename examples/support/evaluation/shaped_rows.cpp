@@ -41,6 +41,21 @@ void add_shaped_rows(std::vector<PolicyRow>* rows) {
       true, quantised<Shaped2K1V>(), false);
   add("shaped-2-uncalibrated", "the same grid rotated only, without calibration", Family::two_bit,
       false, false, quantised<Shaped2>());
+  add("shaped-trellis-4", "error-shaped trellis, 4 bits, tail and sinks as shaped-4",
+      Family::four_bit, false, true, quantised<ShapedTrellis4>(), false);
+  add("shaped-trellis-3", "error-shaped trellis, 3 bits, tail and sinks as shaped-4",
+      Family::four_bit, false, true, quantised<ShapedTrellis3>(), false);
+  add("shaped-trellis-3k-2v", "error-shaped trellis, 3 bits for keys, 2 for values",
+      Family::two_bit, false, true, quantised<ShapedTrellis3K2V>(), false);
+  add("shaped-trellis-2", "error-shaped trellis, 2 bits, tail and sinks as shaped-4",
+      Family::two_bit, false, true, quantised<ShapedTrellis2>(), false);
+  add("shaped-trellis-2-long-int8-tail",
+      "shaped-trellis-2 with the newest 192 to 255 tokens in 8 bits", Family::two_bit, false, true,
+      quantised<Compose<ShapedTrellis2, TailCodec<Int8>>>(
+          TailSpec{.min_tokens = 192, .sink_tokens = 4}),
+      false);
+  add("shaped-trellis-2k-1v", "error-shaped trellis, 2 bits for keys, 1 for values",
+      Family::two_bit, false, true, quantised<ShapedTrellis2K1V>(), false);
 }
 
 }  // namespace terse::examples

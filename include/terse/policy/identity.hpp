@@ -1,4 +1,5 @@
-/// 16-bit storage: the control row of every table, and the form of tails and sinks. 16 bits.
+/// 16-bit storage: the control row of every table, the form of sinks and, unless a policy has a
+/// TailCodec, of tails. 16 bits.
 ///
 /// Keys lie channel by channel `[channel, token]`, values token by token `[token, channel]`, fp16,
 /// round to nearest even. Finite values beyond 65504 are stored as 65504.

@@ -21,10 +21,9 @@
 #include "terse/core/scalar.hpp"
 #include "terse/policy/calibration.hpp"
 #include "terse/policy/codec.hpp"
-#include "terse/policy/tail.hpp"
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/codes.hpp"
-#include "terse/quant/hadamard.hpp"
+#include "terse/quant/shaped_codec.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -38,13 +37,8 @@ struct ShapedGridSpec {
 
 /// The codec.
 template <ShapedGridSpec S>
-struct ShapedGrid {
+struct ShapedGrid : ShapedCodec {
   static_assert(S.bits >= 1 && S.bits <= 4, "terse::ShapedGrid: bits must be 1, 2, 3 or 4.");
-
-  static constexpr bool uses_calibration = true;
-  static constexpr Granularity granularity = Granularity::per_token;
-  /// Widest stream: encoding keeps a vector's numbers in arrays of this many.
-  static constexpr int max_width = 256;
 
  private:
   using Grid = AffineGroup<AffineSpec{.bits = S.bits, .rule = ScaleRule::least_squares}>;
@@ -81,40 +75,6 @@ struct ShapedGrid {
     Grid::copy_token(context, from, from_token, to, to_token);
   }
 
-  using UncalibratedBasis = HadamardBasis<max_width>;
-
-  /// How vectors are turned with a calibration.
-  TERSE_HOST_DEVICE static DenseTurn dense_turn(const CodecContext& context, Turn turn) noexcept {
-    const float* parts = context.calibration;
-    if (parts == nullptr) return {};
-    const CalibrationLayout at{context.width};
-    DenseTurn result;
-    result.matrix = parts + (turn == Turn::to_basis ? at.to_basis() : at.from_basis());
-    if (turn == Turn::to_basis) result.subtracted = parts + at.mean();
-    if (turn == Turn::from_basis && context.side == Side::key) {
-      result.added = parts + at.mean();
-      result.multiplies_rows = true;
-    }
-    return result;
-  }
-  TERSE_HOST_DEVICE static void to_basis(const CodecContext& context, float* x) noexcept {
-    turn(context, Turn::to_basis, x);
-  }
-  TERSE_HOST_DEVICE static void from_basis(const CodecContext& context, float* x) noexcept {
-    turn(context, Turn::from_basis, x);
-  }
-  /// Queries, so that their products with stored keys are those with keys less their mean.
-  TERSE_HOST_DEVICE static void query_to_basis(const CodecContext& context, float* x) noexcept {
-    turn(context, Turn::query_to_basis, x);
-  }
-  /// Product of a query with the keys' mean.
-  TERSE_HOST_DEVICE static float query_offset(const CodecContext& context,
-                                              const float* x) noexcept {
-    if (context.calibration == nullptr) return 0.0f;
-    return sum_of_products(x, context.calibration + CalibrationLayout{context.width}.mean(),
-                           context.width);
-  }
-
   TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
                                              std::byte* block) noexcept {
     const int width = context.width;
@@ -138,14 +98,6 @@ struct ShapedGrid {
 
   // --- the steps of encoding, which kernels take with threads that share a vector -------------
 
-  /// Root mean square of a vector, and 1 over it; 0 and 0 of zeros.
-  struct Size {
-    float rms, inverse;
-  };
-  TERSE_HOST_DEVICE static Size size_of(float energy, int width) noexcept {
-    const float rms = rounded_root(rounded_quotient(energy, static_cast<float>(width)));
-    return {rms, rms == 0.0f ? 0.0f : rounded_quotient(1.0f, rms)};
-  }
   /// The level of the grid nearest to `u`, in steps: a code less the centre.
   // Kernels whose threads share a vector round it once.
   TERSE_HOST_DEVICE static float level_of(float u) noexcept requires(!S.searches_step) {
@@ -161,12 +113,6 @@ struct ShapedGrid {
     return rounded_quotient(rounded_root(energy),
                             rounded_product(step, rounded_root(level_energy)));
   }
-  /// The gain that is unbiased, of products of a vector, as it counts, with itself and with what is
-  /// stored of it, which may be nearly at a right angle to it.
-  TERSE_HOST_DEVICE static float unbiased_gain(float length, float along) noexcept {
-    if (!(along > 0.0f && is_finite(along) && is_finite(length))) return 1.0f;
-    return clamp(rounded_quotient(length, along), 0.5f, 2.0f);
-  }
   TERSE_HOST_DEVICE static void store_factor(const CodecContext& context, int token, float gain,
                                              const Size& size, std::byte* block) noexcept {
     detail::store_half(block + Grid::scales_offset(context.side, context.width), token,
@@ -174,22 +120,6 @@ struct ShapedGrid {
   }
 
  private:
-  TERSE_HOST_DEVICE static void turn(const CodecContext& context, Turn kind, float* x) noexcept {
-    const DenseTurn by = dense_turn(context, kind);
-    if (by.matrix == nullptr) return UncalibratedBasis::to_basis(context, x);  // its own inverse
-    const int width = context.width;
-    float turned[max_width] = {};
-    if (by.multiplies_rows) {
-      for (int c = 0; c < width; ++c) {
-        turned[c] = by.added[c] + sum_of_products(x, by.matrix + std::ptrdiff_t{c} * width, width);
-      }
-    } else {
-      for (int c = 0; c < width && by.subtracted != nullptr; ++c) x[c] -= by.subtracted[c];
-      add_rows(x, by.matrix, width, width, turned);
-    }
-    for (int c = 0; c < width; ++c) x[c] = turned[c];
-  }
-
   /// Each number to its nearest level. Returns the factor that keeps the norm.
   TERSE_HOST_DEVICE static float round_plainly(const float* u, int width, float* levels) noexcept {
     for (int c = 0; c < width; ++c) levels[c] = nearest_level(u[c]);
@@ -254,14 +184,6 @@ struct ShapedGrid {
     }
     return {gain, error};
   }
-};
-
-struct ShapedSpec {
-  int key_bits = 2;
-  int value_bits = 2;
-  /// The newest tokens exact, and the first four, which most queries look at (docs/quality.md).
-  TailSpec tail{.min_tokens = 64, .sink_tokens = 4};
-  bool searches_step = false;  ///< ShapedGridSpec's
 };
 
 /// The policy: keys and values on shaped grids, and a tail. PolicyConfig::calibration is that of

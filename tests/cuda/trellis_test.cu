@@ -1,0 +1,60 @@
+/// Codes of a trellis, which one thread finds for the whole vector: the bytes of the host, with a
+/// calibration and without, and attention by the general kernel against the oracle.
+#include <string>
+
+#include "cuda/columns_check.cuh"
+#include "cuda/device_pages.cuh"
+#include "cuda/twin_calibration.cuh"
+
+using namespace terse;
+using namespace terse::tests;
+
+namespace {
+
+using Dims = cuda::HeadDims<64>;  // kernels take long to compile
+using P = ShapedTrellis2;
+
+/// Random calls on both, with a calibration or without.
+void run(std::uint64_t seed, int head_dim, bool is_calibrated) {
+  INFO("head dimension " << head_dim << (is_calibrated ? ", calibrated" : ""));
+  const CacheConfig config{.num_layers = 2,
+                           .num_query_heads = 4,
+                           .num_kv_heads = 2,
+                           .head_dim = head_dim,
+                           .max_sequences = 3,
+                           .max_tokens = 512,
+                           .max_step_tokens = 70};
+  PolicyConfig<PolicyOf<P>> policy{.tail = TailSpec{.min_tokens = 20, .sink_tokens = 5}};
+  const TwinCalibration calibration(2, 2, head_dim);
+  PolicyConfig<PolicyOf<P>> on_device = policy;
+  if (is_calibrated) {
+    policy.calibration = calibration.host.view();
+    on_device.calibration = calibration.on_device();
+  }
+  Twin<PagedLayout<>, P> twin(config, {policy}, {on_device});
+  TwinRun<Twin<PagedLayout<>, P>> calls(twin, seed);
+  REQUIRE(calls.go(40) == "");
+}
+
+}  // namespace
+
+TEST_CASE("codes of a trellis on host and device", "[cuda][calibrated]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  run(1, 64, true);
+  run(2, 80, true);
+  run(3, 64, false);
+}
+
+TEST_CASE("attention to codes of a trellis against the oracle", "[cuda][calibrated]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  using Ref = KVCacheRef<PagedLayout<>, PolicyOf<P>>;
+  CHECK(std::string(cuda::key_kernel_name<Ref, 64>()) == "decode");
+  const HostCalibration calibration(1, 2, 64);
+  PolicyConfig<PolicyOf<P>> policy{.tail = TailSpec{.min_tokens = 20, .sink_tokens = 5}};
+  policy.calibration = calibration.view();
+  Driver<PagedLayout<>, P> d(device_config(12, 2, 64, 1024), policy);
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 333, 100).ok());
+  check_rows<Dims>(d, s, 1);
+  check_rows<Dims>(d, s, 3);
+}
