@@ -215,6 +215,7 @@ TEST_CASE("the codec table of docs/policies.md is that of the types") {
                codec_row<KVQuant3>("KVQuant3"),
                codec_row<KVQuant2>("KVQuant2"),
                codec_row<Shaped4>("Shaped4"),
+               codec_row<Shaped4Searched>("Shaped4Searched"),
                codec_row<Shaped3>("Shaped3"),
                codec_row<Shaped3K2V>("Shaped3K2V"),
                codec_row<Shaped2>("Shaped2"),

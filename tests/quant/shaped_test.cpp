@@ -8,6 +8,7 @@
 
 #include "terse/testing/check_codec.hpp"
 
+#include "tests/quant/calibrated_stream.hpp"
 #include "tests/quant/codec_block.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/random_calibration.hpp"
@@ -22,49 +23,6 @@ using Grid = ShapedGrid<ShapedGridSpec{.bits = Bits}>;
 
 template <int Count>
 using Bits = std::integral_constant<int, Count>;
-
-/// One stream with a calibration of its own.
-struct Stream {
-  int width;
-  Side side;
-  Calibration calibration;
-
-  explicit Stream(Side of_side, int of_width, std::uint64_t seed = 1)
-      : width(of_width), side(of_side), calibration(random_calibration({1, 1, of_width}, seed)) {}
-
-  [[nodiscard]] const float* data() const {
-    const SlotCalibration& slot = calibration.view().slots[0];
-    return side == Side::key ? slot.keys : slot.values;
-  }
-  [[nodiscard]] CodecContext context() const { return {side, width, data()}; }
-
-  /// The cost of an error in the basis, and its product with another: what the feedback says.
-  [[nodiscard]] double product(const std::vector<double>& a, const std::vector<double>& b) const {
-    const CalibrationLayout at{width};
-    const auto counted = [&](const std::vector<double>& e, int j) {
-      double sum = e[static_cast<std::size_t>(j)];
-      for (int i = j + 1; i < width; ++i) {
-        sum += double{data()[at.feedback() + std::ptrdiff_t{i} * width + j]} *
-               e[static_cast<std::size_t>(i)];
-      }
-      return sum;
-    };
-    double sum = 0;
-    for (int j = 0; j < width; ++j) {
-      sum += double{data()[at.weight() + j]} * counted(a, j) * counted(b, j);
-    }
-    return sum;
-  }
-};
-
-template <class C>
-std::vector<double> stored(const CodecContext& context, const std::vector<float>& x) {
-  std::vector<std::byte> block(C::record(context.side, context.width).bytes);
-  C::encode_token(context, x.data(), 5, block.data());
-  std::vector<double> y;
-  for (int c = 0; c < context.width; ++c) y.push_back(C::decode(context, block.data(), 5, c));
-  return y;
-}
 
 }  // namespace
 
@@ -111,7 +69,7 @@ TEST_CASE("errors on Gaussian data are those of the best uniform grids, the norm
 TEST_CASE(
     "a calibrated basis is undone, and products with queries are those of keys less their mean") {
   for (const Side side : {Side::key, Side::value}) {
-    const Stream stream(side, 80);
+    const CalibratedStream stream(side, 80);
     const CodecContext context = stream.context();
     Random random(2);
     const auto x = random.normals(80), q = random.normals(80);
@@ -137,7 +95,7 @@ TEMPLATE_TEST_CASE("shaping lowers the cost of errors, and the factor is unbiase
                    "", Grid<1>, Grid<2>, Grid<3>, Grid<4>) {
   for (const Side side : {Side::key, Side::value}) {
     if (!TestType::supports(side, 64).ok()) continue;  // keys of 1 bit
-    const Stream stream(side, 64, 3);
+    const CalibratedStream stream(side, 64, 3);
     Random random(4);
     double shaped = 0, plain = 0;
     for (int i = 0; i < 200; ++i) {
@@ -169,7 +127,7 @@ TEMPLATE_TEST_CASE("the best of five steps costs less, and its factor is unbiase
   using Once = Grid<TestType::value>;
   using Searched = ShapedGrid<ShapedGridSpec{.bits = TestType::value, .searches_step = true}>;
   for (const Side side : {Side::key, Side::value}) {
-    const Stream stream(side, 64, 3);
+    const CalibratedStream stream(side, 64, 3);
     Random random(4);
     double searched = 0, once = 0;
     for (int i = 0; i < 200; ++i) {
@@ -196,7 +154,7 @@ TEMPLATE_TEST_CASE("the best of five steps costs less, and its factor is unbiase
 
 TEST_CASE("finite input stays finite under a calibration") {
   for (const Side side : {Side::key, Side::value}) {
-    const Stream stream(side, 64);
+    const CalibratedStream stream(side, 64);
     for (const auto& x : hard_blocks(64)) {
       std::vector<std::byte> block(Grid<2>::record(side, 64).bytes);
       encode_block<Grid<2>>(stream.context(), x.data(), block.data());
@@ -213,10 +171,13 @@ TEST_CASE("stored bytes do not change") {
   CHECK(golden_hash<Grid<2>>(Side::key, 64) == 0x2eab5f502a59e7ebull);
   CHECK(golden_hash<Grid<1>>(Side::value, 80) == 0x8e7fab9331041ca4ull);
   CHECK(golden_hash<Grid<3>>(Side::value, 80) == 0xee1ad20d15b44206ull);
-  const Stream stream(Side::key, 64);
+  const CalibratedStream stream(Side::key, 64);
   std::vector<float> x = golden_values(64);
   for (int t = 0; t < 64; ++t) Grid<2>::to_basis(stream.context(), x.data() + t * 64);
   std::vector<std::byte> block(Grid<2>::record(Side::key, 64).bytes);
   encode_block<Grid<2>>(stream.context(), x.data(), block.data());
   CHECK(fnv1a(block) == 0x37ef1495660aa11cull);
+  using Searched = ShapedGrid<ShapedGridSpec{.bits = 2, .searches_step = true}>;
+  encode_block<Searched>(stream.context(), x.data(), block.data());
+  CHECK(fnv1a(block) == 0xf5e5aecf283aa53full);
 }

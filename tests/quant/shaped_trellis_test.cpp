@@ -11,6 +11,7 @@
 #include "terse/quant/shaped.hpp"
 #include "terse/testing/check_codec.hpp"
 
+#include "tests/quant/calibrated_stream.hpp"
 #include "tests/quant/codec_block.hpp"
 #include "tests/support/catch.hpp"
 #include "tests/support/random_calibration.hpp"
@@ -115,47 +116,6 @@ void check_levels(double error) {
   }
 }
 
-/// One stream with a calibration of its own.
-struct Stream {
-  int width;
-  Side side;
-  Calibration calibration;
-
-  Stream(Side of_side, int of_width, std::uint64_t seed)
-      : width(of_width), side(of_side), calibration(random_calibration({1, 1, of_width}, seed)) {}
-
-  [[nodiscard]] const float* data() const {
-    const SlotCalibration& slot = calibration.view().slots[0];
-    return side == Side::key ? slot.keys : slot.values;
-  }
-  [[nodiscard]] CodecContext context() const { return {side, width, data()}; }
-
-  /// The product of two errors in the basis, as CalibrationLayout weighs them.
-  [[nodiscard]] double product(const std::vector<double>& a, const std::vector<double>& b) const {
-    const CalibrationLayout at{width};
-    double sum = 0;
-    for (int j = 0; j < width; ++j) {
-      double of_a = a[static_cast<std::size_t>(j)], of_b = b[static_cast<std::size_t>(j)];
-      for (int i = j + 1; i < width; ++i) {
-        const double passed = double{data()[at.feedback() + std::ptrdiff_t{i} * width + j]};
-        of_a += passed * a[static_cast<std::size_t>(i)];
-        of_b += passed * b[static_cast<std::size_t>(i)];
-      }
-      sum += double{data()[at.weight() + j]} * of_a * of_b;
-    }
-    return sum;
-  }
-};
-
-template <class C>
-std::vector<double> stored(const CodecContext& context, const std::vector<float>& x) {
-  std::vector<std::byte> block(C::record(context.side, context.width).bytes);
-  C::encode_token(context, x.data(), 5, block.data());
-  std::vector<double> y;
-  for (int c = 0; c < context.width; ++c) y.push_back(C::decode(context, block.data(), 5, c));
-  return y;
-}
-
 /// What a block decodes to, by a walk over its codes.
 template <int Bits>
 void check_decode(const CodecContext& context) {
@@ -185,7 +145,7 @@ template <int Bits>
 void check_shaping() {
   for (const Side side : {Side::key, Side::value}) {
     if (!Coded<Bits>::supports(side, 64).ok()) continue;  // keys of 1 bit
-    const Stream stream(side, 64, 3);
+    const CalibratedStream stream(side, 64, 3);
     Random random(4);
     double trellis = 0, grid = 0;
     for (int i = 0; i < 200; ++i) {
@@ -285,7 +245,7 @@ TEST_CASE("what is decoded is what a walk over the trellis gives") {
     check_decode<2>({side, 80});
     check_decode<3>({side, 64});
     check_decode<4>({side, 64});
-    const Stream stream(side, 64, 5);
+    const CalibratedStream stream(side, 64, 5);
     check_decode<2>(stream.context());
   }
   check_decode<1>({Side::value, 80});
@@ -300,7 +260,7 @@ TEST_CASE("errors cost less than those of the shaped grid, and the factor is unb
 
 TEST_CASE("under a calibration finite input stays finite, and tokens move exactly") {
   for (const Side side : {Side::key, Side::value}) {
-    const Stream stream(side, 64, 1);
+    const CalibratedStream stream(side, 64, 1);
     const CodecContext context = stream.context();
     std::vector<std::byte> block(Coded<2>::record(side, 64).bytes);
     for (const auto& x : hard_blocks(64)) {
@@ -327,7 +287,7 @@ TEST_CASE("stored bytes do not change") {
   CHECK(golden_hash<Coded<1>>(Side::value, 80) == 0xa5cfe1c9d05da6efull);
   CHECK(golden_hash<Coded<3>>(Side::value, 80) == 0x6d470fe585a86b2bull);
   CHECK(golden_hash<Coded<4>>(Side::key, 64) == 0x5b3079082669a025ull);
-  const Stream stream(Side::key, 64, 1);
+  const CalibratedStream stream(Side::key, 64, 1);
   std::vector<float> x = golden_values(64);
   for (int t = 0; t < 64; ++t) Coded<2>::to_basis(stream.context(), x.data() + t * 64);
   std::vector<std::byte> block(Coded<2>::record(Side::key, 64).bytes);

@@ -98,11 +98,11 @@ struct ShapedGrid : ShapedCodec {
 
   // --- the steps of encoding, which kernels take with threads that share a vector -------------
 
-  /// The level of the grid nearest to `u`, in steps: a code less the centre.
-  // Kernels whose threads share a vector round it once.
+  /// What makes a codec one whose vectors kernels round by many threads. They try one step.
   TERSE_HOST_DEVICE static float level_of(float u) noexcept requires(!S.searches_step) {
     return nearest_level(u);
   }
+  /// The level of the grid nearest to `u`, in steps: a code less the centre.
   TERSE_HOST_DEVICE static float nearest_level(float u) noexcept {
     const float shifted = fused_multiply_add(u, 1.0f / step, affine_format.centre);
     const float top = static_cast<float>(Grid::top_code);
