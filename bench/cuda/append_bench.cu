@@ -154,5 +154,6 @@ int main(int argc, char** argv) {
   add<Compose<Shaped2>>("shaped_2");
   add_ahead<Compose<Shaped2>>("shaped_2");
   add<Compose<OpenShaped2>>("shaped_2_open");
+  add<Compose<TurboQuant3>>("turboquant_3");
   return run_benchmarks(argc, argv, "copy_GB/s", copy_rate);
 }

@@ -107,6 +107,9 @@ int main(int argc, char** argv) {
   add<Compose<Kivi2Short>>("kivi2_g32");
   add<Compose<Diet<2>>>("2bit_K64_V128");
   add<Compose<OpenShaped2>>("shaped_2");
+  add<Compose<TurboQuant4>>("turboquant_4");
+  add<Compose<TurboQuant3>>("turboquant_3");
+  add<Compose<TurboQuant2>>("turboquant_2");
   add<Compose<PaluOfFour>>("latents_f16");
   add<Compose<PaluOfFour, Int4Rotated>>("latents_int4_rotated");
 #if defined(TERSE_BENCH_FLASHINFER)

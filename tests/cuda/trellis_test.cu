@@ -1,4 +1,4 @@
-/// Codes of a trellis, which one thread finds for the whole vector: the bytes of the host, with a
+/// Codes of a trellis, which one thread finds for a whole vector: the bytes of the host, with a
 /// calibration and without, and attention by the general kernel against the oracle.
 #include <string>
 
@@ -12,9 +12,9 @@ using namespace terse::tests;
 namespace {
 
 using Dims = cuda::HeadDims<64>;  // kernels take long to compile
-using P = ShapedTrellis2;
 
 /// Random calls on both, with a calibration or without.
+template <class P>
 void run(std::uint64_t seed, int head_dim, bool is_calibrated) {
   INFO("head dimension " << head_dim << (is_calibrated ? ", calibrated" : ""));
   const CacheConfig config{.num_layers = 2,
@@ -40,13 +40,17 @@ void run(std::uint64_t seed, int head_dim, bool is_calibrated) {
 
 TEST_CASE("codes of a trellis on host and device", "[cuda][calibrated]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  run(1, 64, true);
-  run(2, 80, true);
-  run(3, 64, false);
+  run<ShapedTrellis2>(1, 64, true);
+  run<ShapedTrellis2>(2, 80, true);
+  run<ShapedTrellis2>(3, 64, false);
+  run<ShapedTrellis2K1V>(4, 64, true);
+  run<ShapedTrellis3K2V>(5, 64, true);
+  run<ShapedTrellis4>(6, 64, false);
 }
 
 TEST_CASE("attention to codes of a trellis against the oracle", "[cuda][calibrated]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
+  using P = ShapedTrellis2;
   using Ref = KVCacheRef<PagedLayout<>, PolicyOf<P>>;
   CHECK(std::string(cuda::key_kernel_name<Ref, 64>()) == "decode");
   const HostCalibration calibration(1, 2, 64);

@@ -253,7 +253,7 @@ TEST_CASE("evictors' state on host and device", "[cuda][twin]") {
       28, 64, {.eviction = {.sink_tokens = 4, .window_tokens = 40}});
 }
 
-TEST_CASE("codecs that no kernel knows on host and device", "[cuda][twin]") {
+TEST_CASE("codecs whose encoders no kernel knows on host and device", "[cuda][twin]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   run<PagedLayout<>, TurboQuant3>(34, 128, {}, 60);
   run<PagedLayout<>, TurboQuant3>(35, 80, {.tail = TailSpec{.min_tokens = 20, .sink_tokens = 4}},

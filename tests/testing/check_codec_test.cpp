@@ -160,6 +160,11 @@ struct OnlyWidth64 : Int8 {
   }
 };
 
+/// Values 16 tokens apart share bytes.
+struct ClaimsTooMany : TurboQuant2 {
+  static constexpr int tokens_at_once(Side) { return 64; }
+};
+
 /// Its kernels would subtract no centre.
 struct WrongCentre : Int8 {
   static constexpr AffineFormat affine_format{.bits = 8};
@@ -242,6 +247,7 @@ TEST_CASE("broken codecs are found, and what is wrong is said") {
   CHECK(says(check_codec<Drifts>(64), "farther than the first encoding"));
   CHECK(says(check_codec<WrongCentre>(64), "affine_format is not what decode reads"));
   CHECK(says(check_codec<WrongOrder>(Side::value, 64), "plain_format is not what decode reads"));
+  CHECK(says(check_codec<ClaimsTooMany>(Side::value, 64), "write to the same byte"));
   CHECK(says(check_codec<InverseScale>(64), "zero bytes decode to infinity or NaN"));
 }
 

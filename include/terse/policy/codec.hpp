@@ -32,6 +32,14 @@
 ///   static void copy_token(const CodecContext&, const std::byte* from, int from_token,
 ///                          std::byte* to, int to_token);
 ///
+/// A codec whose tokens lie apart may say so; a device then encodes them by as many threads at
+/// once, where else one thread encodes a stream. It is asked while compiling; blocks that have an
+/// encode_block are sealed by that:
+///
+///   static constexpr int tokens_at_once(Side);  // 1 ... 64, a power of two: encoding one token of
+///                                               // an aligned run of so many neither reads nor
+///                                               // writes a byte that another one's writes
+///
 /// A codec whose errors stand upright on its input, so that decoded vectors are longer, may say so:
 /// testing::check_codec then lets errors grow with them where decoded numbers are encoded again.
 ///
@@ -81,6 +89,12 @@ concept CanEncodeToken = requires(const CodecContext& context, const float* x, s
 template <class C>
 concept CanEncodeBlock = requires(const CodecContext& context, const float* x, std::byte* block) {
   C::encode_block(context, x, block);
+};
+
+/// Says which tokens may be encoded at once.
+template <class C>
+concept EncodesTokensAtOnce = CanEncodeToken<C> && requires(Side side) {
+  { C::tokens_at_once(side) } -> std::convertible_to<int>;
 };
 
 template <class C>

@@ -169,5 +169,9 @@ struct NoEviction {
   TERSE_HOST_DEVICE static void select(Tokens&, const Params&, const SelectContext&) noexcept {}
 };
 
+/// Whether a policy's tokens may be dropped; else entry after entry holds all blocks.
+template <class Policy>
+inline constexpr bool evicts_tokens = !std::is_same_v<typename Policy::evictor, NoEviction>;
+
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse

@@ -143,6 +143,13 @@ TERSE_HOST_DEVICE constexpr CodePlace code_place(Side side, int width, int token
           first + static_cast<std::size_t>(field.upper_vector) * 64, field.upper_shift};
 }
 
+/// Tokens of an aligned run of which no two have codes in the same byte: of keys those of a tile
+/// that shares no words with another, of values those that are not 16 apart.
+template <int Bits>
+TERSE_HOST_DEVICE constexpr int code_tokens_at_once(Side side) noexcept {
+  return Bits == 8 || (side == Side::key && tiles_per_bundle(Bits) == 1) ? block_tokens : 16;
+}
+
 /// A code of a bundle.
 struct BundleCode {
   int token;

@@ -56,6 +56,10 @@ struct LevelCodes {
     return r;
   }
 
+  TERSE_HOST_DEVICE static constexpr int tokens_at_once(Side side) noexcept
+      requires(Format::group == 0) {
+    return code_tokens_at_once<bits>(side);
+  }
   TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
                                              std::byte* block) noexcept {
     const int width = context.width, group = group_channels(width);

@@ -75,6 +75,9 @@ struct ShapedGrid : ShapedCodec {
     Grid::copy_token(context, from, from_token, to, to_token);
   }
 
+  TERSE_HOST_DEVICE static constexpr int tokens_at_once(Side side) noexcept {
+    return code_tokens_at_once<S.bits>(side);
+  }
   TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
                                              std::byte* block) noexcept {
     const int width = context.width;

@@ -76,6 +76,9 @@ struct ShapedTrellis : ShapedCodec {
            detail::load_half(block + Grid::scales_offset(context.side, context.width), token);
   }
 
+  TERSE_HOST_DEVICE static constexpr int tokens_at_once(Side side) noexcept {
+    return code_tokens_at_once<S.bits>(side);
+  }
   TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
                                              std::byte* block) noexcept {
     const int width = context.width;

@@ -229,6 +229,7 @@ class CodecCheck {
       check_.expect(same(decoded(backwards), forwards),
                     "a token written over another one is not the same as written first");
     }
+    if constexpr (EncodesTokensAtOnce<C>) check_tokens_at_once(x);
     if constexpr (requires(std::byte * to) {
                     C::copy_token(context_, static_cast<const std::byte*>(to), 0, to, 0);
                   }) {
@@ -245,6 +246,30 @@ class CodecCheck {
       check_.expect(exact, "copy_token does not move a token exactly");
       check_.expect(to.intact(), "copy_token writes outside the record");
     }
+  }
+
+  /// Tokens of a run, each encoded alone, over zeros and over ones.
+  void check_tokens_at_once(const Values& x) {
+    const int at_once = C::tokens_at_once(context_.side);
+    const bool is_run = at_once >= 1 && at_once <= block_tokens && (at_once & (at_once - 1)) == 0;
+    check_.expect(is_run, "tokens_at_once is no power of two from 1 to 64");
+    if (!is_run) return;
+    bool are_apart = true;
+    for (int run = 0; run < block_tokens; run += at_once) {
+      std::vector<int> writer(size_, -1);
+      for (int token = run; token < run + at_once; ++token) {
+        for (const int fill : {0, 0xff}) {
+          GuardedRecord record(size_, fill);
+          encode_token(x, token, record);
+          for (std::size_t i = 0; i < size_; ++i) {
+            if (record.data()[i] == static_cast<std::byte>(fill)) continue;
+            are_apart = are_apart && (writer[i] < 0 || writer[i] == token);
+            writer[i] = token;
+          }
+        }
+      }
+    }
+    check_.expect(are_apart, "two tokens of a run of tokens_at_once write to the same byte");
   }
 
   /// Inputs at the edge of what append lets through: magnitudes up to 65504, then the basis.

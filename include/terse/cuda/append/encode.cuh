@@ -36,16 +36,16 @@ concept SplitsEncoding = AffineCodec<C> &&
   { C::code_of(v, step) } -> std::same_as<unsigned>;
 };
 
-/// Whether threads share the work; else the first one calls the codec.
+/// Whether threads share the work; else some call the codec.
 template <class C>
 inline constexpr bool encodes_together =
     SplitsEncoding<C> || ShapesErrors<C> || PlainCodec<C> || PlaneCodec<C>;
 
 /// Floats between rows of a tile: threads that each read a token then meet in no bank. Codecs that
-/// are called whole want dense rows.
+/// are called for a whole block want dense rows.
 template <class C>
 [[nodiscard]] TERSE_HOST_DEVICE constexpr int tile_stride(int width) noexcept {
-  return encodes_together<C> ? width + 1 : width;
+  return encodes_together<C> || !CanEncodeBlock<C> ? width + 1 : width;
 }
 
 /// Shared memory beside the tile.
@@ -198,6 +198,36 @@ __device__ void encode_runs(const CodecContext& context, const TokenTile& tile, 
   }
 }
 
+/// Tokens of a run that a codec lets threads encode at once; 1 without its word.
+template <class C, Side S>
+[[nodiscard]] consteval int find_encoded_at_once() {
+  if constexpr (EncodesTokensAtOnce<C>) return C::tokens_at_once(S);
+  return 1;
+}
+template <class C, Side S>
+inline constexpr int encoded_at_once = find_encoded_at_once<C, S>();
+
+/// As many tokens at once as the codec allows, a thread each. By all threads
+/// of the block, which do not meet at the end.
+template <CanEncodeToken C>
+__device__ void encode_token_by_token(const CodecContext& context, const TokenTile& tile,
+                                      std::byte* block) {
+  constexpr auto is_run = [](int n) { return n >= 1 && n <= block_tokens && (n & (n - 1)) == 0; };
+  static_assert(is_run(encoded_at_once<C, Side::key>) && is_run(encoded_at_once<C, Side::value>),
+                "terse: a codec's tokens_at_once must be a power of two from 1 to 64.");
+  const int at_once =
+      context.side == Side::key ? encoded_at_once<C, Side::key> : encoded_at_once<C, Side::value>;
+  const auto thread = static_cast<int>(threadIdx.x);
+  const int end = tile.first + tile.count;
+  for (int run = tile.first & -at_once; run < end; run += at_once) {
+    const int token = run + thread;
+    if (thread < at_once && token >= tile.first && token < end) {
+      C::encode_token(context, tile.row(token), token, block);
+    }
+    if (run + at_once < end) __syncthreads();  // the next ones write to the same bytes
+  }
+}
+
 /// Starts to bring what encode_tokens of the stream will read to where it reads it; `scratch` the
 /// same. By all threads.
 template <Codec C>
@@ -224,15 +254,14 @@ __device__ void encode_tokens(const CodecContext& context, const TokenTile& tile
     encode_plain<C>(context, tile, block);
   } else if constexpr (PlaneCodec<C>) {
     encode_runs<C>(context, tile, block);
-  } else if (threadIdx.x == 0) {
-    if constexpr (CanEncodeBlock<C>) {
-      if (seals) return C::encode_block(context, tile.x, block);
+  } else if constexpr (CanEncodeBlock<C>) {
+    if (seals) {
+      if (threadIdx.x == 0) C::encode_block(context, tile.x, block);
+    } else if constexpr (CanEncodeToken<C>) {
+      encode_token_by_token<C>(context, tile, block);
     }
-    if constexpr (CanEncodeToken<C>) {
-      for (int t = tile.first; t < tile.first + tile.count; ++t) {
-        C::encode_token(context, tile.row(t), t, block);
-      }
-    }
+  } else {
+    encode_token_by_token<C>(context, tile, block);
   }
 }
 

@@ -59,12 +59,12 @@ struct AffineKeys {
   static constexpr AffineFormat format = Codec::affine_format;
   static constexpr bool per_channel = format.granularity == Granularity::per_channel;
   static constexpr int bits = format.bits;
-  using Codes = LaneCodes<bits>;
+  using Codes = typename FieldsOf<Codec>::type;
   /// Tiles of 16 tokens whose codes share words, at other positions.
   static constexpr int shared = tiles_per_bundle(bits);
   /// Chunks of eight channels in a run of a lane: two of 2 and 3 bits, else one, or half of one.
   static constexpr bool two_chunks = codes_per_lane(bits) == 16;
-  static constexpr float code_unit = 16777216.0f;  ///< undoes the exponent of codes
+  static constexpr float code_unit = Codes::unit;
   /// Eight-channel chunks of a lane, in stored order.
   static constexpr int chunks = Width / 8;
   static constexpr int lane_chunks =

@@ -26,7 +26,7 @@ template <class Codec, int Width, int Tiles>
 struct AffineValues {
   static constexpr AffineFormat format = Codec::affine_format;
   static constexpr int bits = format.bits;
-  using Codes = LaneCodes<bits>;
+  using Codes = typename FieldsOf<Codec>::type;
   static constexpr int fields = codes_per_lane(bits) / 4;
   /// Tiles of 16 channels whose codes share words, at other positions.
   static constexpr int shared = tiles_per_bundle(bits);
@@ -173,7 +173,7 @@ struct AffineValues {
       for (int i = 0; i < 4; ++i) {
         constexpr int last = groups - 1;
         const int group = r / 2 * 32 / group_channels;
-        out[r][i] = __fmaf_rn(sums.codes[n][r][i], 16777216.0f,
+        out[r][i] = __fmaf_rn(sums.codes[n][r][i], Codes::unit,
                               correction[group < last ? group : last][i & 1]);
       }
     }

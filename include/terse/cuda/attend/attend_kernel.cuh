@@ -57,23 +57,33 @@ struct AttendKernel : Results<Config> {
       if (begins_early) wait_for_previous_kernel();
       return;
     }
-    source.start(call, shared.segments[0], warp);
-    this->prefetch_matrices(shared.segments[0]);  // no kernel writes them
-    if (begins_early) {
-      source.prefetch(call);
+    const Segment& first = shared.segments[0];
+    source.start(call, first, warp);
+    this->prefetch_matrices(first);  // no kernel writes them
+    bool waits = begins_early;
+    if (waits) {
       // Others are found by positions that the append may be writing.
-      if (shared.segments[0].work.exact_in_order) prefetch_exact(shared.segments[0]);
-      wait_for_previous_kernel();
-      source.renew(call);
+      if (first.work.exact_in_order) prefetch_exact(first);
+      if (!fills_before_wait(first, shared.segments[1])) {
+        source.prefetch(call);
+        wait_for_previous_kernel();
+        source.renew(call);
+        waits = false;
+      }
     }
     RawQueries queries;
-    fetch_queries(shared.segments[0], queries);  // before the blocks, behind which they would wait
+    if (!waits) fetch_queries(first, queries);  // before the blocks, behind which they would wait
 #pragma unroll 1
     for (int i = 0;; ++i) {
       const Segment& s = shared.segments[i % 3];
       const Segment& next = shared.segments[(i + 1) % 3];
       const bool is_last = s.is_last;
       source.fill(call, is_last ? nullptr : &next);
+      if (waits) {
+        wait_for_previous_kernel();
+        fetch_queries(first, queries);
+        waits = false;
+      }
       if (!is_last) {
         prefetch_exact(next);
         this->prefetch_matrices(next);
@@ -97,6 +107,16 @@ struct AttendKernel : Results<Config> {
   }
 
  private:
+  /// Whether an append in front writes nothing of what `fill` reads for the first segment and the
+  /// one behind it.
+  [[nodiscard]] __device__ __forceinline__ static bool fills_before_wait(const Segment& first,
+                                                                         const Segment& second) {
+    const auto is_settled = [](const Segment& s) {
+      return min(s.end, s.work.decoded) <= s.work.settled;
+    };
+    return Source::fills_early && is_settled(first) && (first.is_last || is_settled(second));
+  }
+
   /// Finds segments `first` to `end`, as far as there are so many. Each lies beside the two before.
   __device__ __forceinline__ void find_segments(int first, int end) {
     if (threadIdx.x != threads - 1) return;

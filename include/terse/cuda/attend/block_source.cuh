@@ -10,6 +10,7 @@
 #include "terse/config.hpp"
 #include "terse/cuda/attend/affine_keys.cuh"
 #include "terse/cuda/attend/affine_values.cuh"
+#include "terse/cuda/attend/level_fields.cuh"
 #include "terse/cuda/attend/plain_blocks.cuh"
 #include "terse/cuda/attend/work_division.cuh"
 #include "terse/cuda/warp/block_ring.cuh"
@@ -35,6 +36,11 @@ struct ReadersOf<Codec, Width, Tiles> {
                                   AffineKeys<Codec, Width, Tiles>>;
   using Values = AffineValues<Codec, Width, Tiles>;
 };
+template <TokenLevels Codec, int Width, int Tiles>
+struct ReadersOf<Codec, Width, Tiles> {
+  using Keys = AffineKeys<LevelsAsAffine<Codec>, Width, Tiles>;
+  using Values = AffineValues<LevelsAsAffine<Codec>, Width, Tiles>;
+};
 template <PlainCodec Codec, int Width, int Tiles>
 struct ReadersOf<Codec, Width, Tiles> {
   using Keys = PlainKeys<Codec, Width, Tiles>;
@@ -57,6 +63,8 @@ consteval const char* reader_name() {
            : f.bits == 3 ? "affine_3_bit_per_token"
            : f.bits == 4 ? "affine_4_bit_per_token"
                          : "affine_8_bit_per_token";
+  } else if constexpr (TokenLevels<Codec>) {
+    return Codec::bits == 2 ? "levels_2_bit" : Codec::bits == 3 ? "levels_3_bit" : "levels_4_bit";
   } else if constexpr (PlainCodec<Codec>) {
     return Codec::plain_format == PlainFormat::f16 ? "plain_f16" : "plain_e4m3";
   } else if constexpr (ExponentPlanes<Codec>) {
@@ -154,6 +162,9 @@ class EntryWindow {
 
   /// Lanes that hold entries which wait; the lowest one's is the next.
   [[nodiscard]] __device__ __forceinline__ unsigned waiting() const { return waiting_; }
+  [[nodiscard]] __device__ __forceinline__ int next_holder() const {
+    return __ffs(static_cast<int>(waiting_)) - 1;
+  }
   /// Whether those are the following segment's.
   [[nodiscard]] __device__ __forceinline__ bool is_following() const { return is_following_; }
   /// Those of the calling lane's entry.
@@ -274,6 +285,8 @@ class BlockSource<Config, Segment, true> {
 
  public:
   static constexpr bool reads_planes = false;
+  /// Whether `fill` fetches blocks, which it may do before the kernel in front has ended.
+  static constexpr bool fills_early = true;
   static constexpr int shared_bytes = Config::warps * (ring_bytes + barriers_bytes);
 
   __device__ __forceinline__ BlockSource(std::byte* shared, int warp, int lane) {
@@ -352,7 +365,7 @@ class BlockSource<Config, Segment, true> {
     if (window_.waiting() == 0) return;
     const bool is_values = in_two && second_part_;
     const int bytes = is_values ? value_bytes : in_two ? key_bytes : key_bytes + value_bytes;
-    ring_.fetch(window_.block() + (is_values ? key_bytes : 0), bytes, window_.waiting(),
+    ring_.fetch(window_.block() + (is_values ? key_bytes : 0), bytes, window_.next_holder(),
                 [&](int place) { notes_[place] = window_.note(); });
     if (!is_values) {
       blocks_ += window_.is_following() ? 0 : 1;
@@ -381,6 +394,7 @@ class BlockSource<Config, Segment, false> {
   using Keys = PlainKeys<Identity, Config::width, Config::tiles>;
   using Values = PlainValues<Identity, Config::width, Config::tiles>;
   static constexpr bool reads_planes = false;
+  static constexpr bool fills_early = false;
   static constexpr int shared_bytes =
       Config::warps * (tile_bytes + static_cast<int>(sizeof(EntryNote)));
 
@@ -404,7 +418,7 @@ class BlockSource<Config, Segment, false> {
   [[nodiscard]] __device__ bool has_block() const { return window_.waiting() != 0; }
 
   __device__ std::uint32_t wait(const AttendCall<Ref>& call) {
-    if (lane_ == __ffs(static_cast<int>(window_.waiting())) - 1) *note_ = window_.note();
+    if (lane_ == window_.next_holder()) *note_ = window_.note();
     __syncwarp();
     decode<typename Policy::key_codec>(call, Side::key, call.r.shape.key_offset(0));
     return shared_address(tile_);

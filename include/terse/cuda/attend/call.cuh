@@ -26,10 +26,10 @@ struct AttendInputs {
   int num_rows = 0;
   HeadRows queries{};  ///< `[row, query_head, head_dim]`, device memory
   /// Of attend: no kernel that may still run when this one begins writes parts, or of their
-  /// sequences' tables anything but what append writes. That holds where append of the same step
-  /// lies between begin_step and this call. The work is then divided, and the first blocks are
-  /// brought into the second-level cache, while that kernel ends; rows of a sequence that it makes
-  /// fail mean nothing.
+  /// sequences' tables and blocks anything but what append writes. That holds where append of the
+  /// same step lies between begin_step and this call. The work is then divided, and the first
+  /// blocks are fetched, those that append may write into the second-level cache only, while that
+  /// kernel ends; rows of a sequence that it makes fail mean nothing.
   bool lengths_are_settled = false;
 };
 

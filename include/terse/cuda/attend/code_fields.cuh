@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
+#include "terse/quant/affine_group.hpp"
 #include "terse/quant/codes.hpp"
 
 namespace terse {
@@ -20,6 +21,7 @@ namespace detail {
 template <int Bits>
 struct LaneCodes {
   static constexpr int words = words_per_bundle(Bits);
+  static constexpr float unit = 16777216.0f;  ///< what undoes the exponent of codes
   /// How far codes move down whose byte is the upper one of a half. Of 3 bits, what also brings the
   /// upper part of a code that lies across bytes next to its lower part.
   static constexpr int move = Bits == 3 ? 5 : 8;
@@ -53,6 +55,12 @@ struct LaneCodes {
   [[nodiscard]] TERSE_HOST_DEVICE static constexpr bool splits(int field) noexcept {
     return code_field<Bits>(field).lower_bits != Bits;
   }
+};
+
+/// How a codec's words become operands.
+template <class Codec>
+struct FieldsOf {
+  using type = LaneCodes<AffineFormat{Codec::affine_format}.bits>;
 };
 
 }  // namespace detail

@@ -82,7 +82,8 @@ struct KernelContext {
   const AttendCall<Ref>& call;
   Shared& shared;
   Lane lane = this_lane();
-  int warp = static_cast<int>(threadIdx.x) >> 5;
+  /// From one lane, so that the compiler knows it to be the same in all.
+  int warp = __shfl_sync(~0u, static_cast<int>(threadIdx.x) >> 5, 0);
   int quad = static_cast<int>(threadIdx.x) % quads;
   int slot = static_cast<int>(threadIdx.x) / quads;  ///< at least `slots` in threads left over
   float norm[tiles][2] = {};  ///< undoes the scaling of the queries, for the lane's columns

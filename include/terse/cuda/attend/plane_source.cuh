@@ -37,6 +37,7 @@ class PlaneSource {
   using Keys = PlaneKeys<typename Policy::key_codec, Config::width, Config::tiles>;
   using Values = PlaneValues<typename Policy::value_codec, Config::width, Config::tiles>;
   static constexpr bool reads_planes = true;
+  static constexpr bool fills_early = false;
   static constexpr int place_bytes =
       Keys::piece_bytes > Values::piece_bytes ? Keys::piece_bytes : Values::piece_bytes;
   static constexpr int shared_bytes =
@@ -68,7 +69,7 @@ class PlaneSource {
 
   /// The next block, by all lanes.
   [[nodiscard]] __device__ __forceinline__ const std::byte* take() {
-    const int holder = __ffs(static_cast<int>(window_.waiting())) - 1;
+    const int holder = window_.next_holder();
     if (lane_ == holder) *note_ = window_.note();
     __syncwarp();
     return block_of(holder);

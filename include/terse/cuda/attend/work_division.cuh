@@ -6,7 +6,8 @@
 /// to begin and to end one; then follow one place per entry that is read decoded and `exact_places`
 /// places per block of exact tokens. Thread block b of B takes the places from total / B * b on,
 /// the first total % B of them one more. Where all stretches are equally long, each thread block
-/// takes whole ones, or each stretch whole thread blocks, unless that takes longer.
+/// takes whole ones, or each stretch whole thread blocks, of which one at least stays free, unless
+/// that takes longer.
 #pragma once
 
 #include <cstdint>
@@ -14,6 +15,7 @@
 #include "terse/cache/attention.hpp"
 #include "terse/config.hpp"
 #include "terse/core/head_rows.hpp"
+#include "terse/policy/evictor.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -49,6 +51,7 @@ struct ListWork {
   int decoded = 0;       ///< leading entries that some row reads decoded
   int plain_end = 0;     ///< leading entries of which every row reads the tokens that live, decoded
   int unwritten = 0;     ///< leading entries of which a step's append writes nothing in the tables
+  int settled = 0;       ///< leading entries of which it does not write the codes either
   int exact_first = 0;   ///< first entry that some row may read exactly
   int exact_blocks = 0;  ///< such entries
   int exact_items = 0;   ///< exact_blocks, and one more for the sinks
@@ -114,6 +117,7 @@ template <class Ref>
   };
   w.origin = origin;
   w.unwritten = entry_of(static_cast<int>(sequence.length_tokens));
+  w.settled = r.shape.open ? w.unwritten : entry_of(sealed_end);
   if (r.shape.open) {
     const int end = oldest + 1;  // what all rows see
     w.decoded = count;
@@ -128,12 +132,18 @@ template <class Ref>
       return origin + whole > exact_begin ? origin + whole : exact_begin;
     };
     const int unit = list * r.shape.units_per_row;
-    const auto first_from = [&](int position) {  // entries whose first token lies there or later
-      int e = entry_of(position > sealed_end ? position : sealed_end);
-      // Past the first-level cache: an append may be writing beside what is read here.
-      const auto first_of = [&](int entry) { return __ldcg(&r.first_position(i, unit, entry)); };
-      while (position < sealed_end && e > 0 && first_of(e - 1) >= position) --e;
-      return e;
+    // The first entry whose first token lies at `position`, where a block of the grid begins, or
+    // later.
+    const auto first_from = [&](int position) {
+      if constexpr (evicts_tokens<typename Ref::policy>) {
+        int e = entry_of(position > sealed_end ? position : sealed_end);
+        // Past the first-level cache: an append may be writing beside what is read here.
+        const auto first_of = [&](int entry) { return __ldcg(&r.first_position(i, unit, entry)); };
+        while (position < sealed_end && e > 0 && first_of(e - 1) >= position) --e;
+        return e;
+      } else {
+        return entry_of(position);
+      }
     };
     const int sealed = sealed_before(oldest);
     const int seen = call.params.causal && oldest + 1 < sealed ? oldest + 1 : sealed;
@@ -205,7 +215,9 @@ struct EvenDivision {
       if (whole * (places + segment_places) > equal) return {};
       return {whole * places, 0};
     }
-    const int wanted = larger(ceil_div(places, grid / heads), least_each);
+    // A thread block stays free: what a launch behind begins in the place of one that merges is
+    // late.
+    const int wanted = larger(ceil_div(places, (grid - 1) / heads), least_each);
     const int share = wanted < places ? wanted : places;
     if (share + segment_places > equal) return {};
     return {share, ceil_div(places, share) * share - places};

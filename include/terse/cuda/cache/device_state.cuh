@@ -59,9 +59,6 @@ namespace detail {
       "tables; only append, encode_ahead and attend can");
 }
 
-template <class Policy>
-inline constexpr bool evicts_tokens = !std::is_same_v<typename Policy::evictor, NoEviction>;
-
 template <Layout L, class ClassesOfPolicies>
 struct DeviceState {
   using layout = L;

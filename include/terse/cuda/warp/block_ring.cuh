@@ -24,8 +24,7 @@ class BlockRing {
   __device__ __forceinline__ void start(std::uint32_t places, std::uint32_t barriers, int lane) {
     places_ = places;
     barriers_ = barriers;
-    own_lane_ = 1u << lane;
-    lanes_to_own_ = own_lane_ | (own_lane_ - 1u);
+    lane_ = lane;
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
       for (int s = 0; s < Stages; ++s) {
@@ -44,15 +43,17 @@ class BlockRing {
   [[nodiscard]] __device__ __forceinline__ int read_place() const { return read_place_; }
 
   /// Begins to copy `bytes` (a multiple of 16, at most StageBytes) into the next place, from where
-  /// the lowest lane of `holders`, which are not none, says. `visit(place)` runs in that lane.
+  /// lane `holder` says. `visit(place)` runs in that lane.
   template <class Visit>
-  __device__ __forceinline__ void fetch(const std::byte* from, int bytes, unsigned holders,
+  __device__ __forceinline__ void fetch(const std::byte* from, int bytes, int holder,
                                         Visit&& visit) {
     const int s = fetch_place_;
     const std::uint32_t to = places_ + static_cast<std::uint32_t>(s * StageBytes);
-    if ((holders & lanes_to_own_) == own_lane_) {
-      visit(s);
+    const auto source = __shfl_sync(~0u, reinterpret_cast<unsigned long long>(from), holder);
+    if (lane_ == holder) visit(s);
 #if __CUDA_ARCH__ >= 900
+    __syncwarp();
+    if (is_elected()) {
       const std::uint32_t barrier = barriers_ + 8u * static_cast<unsigned>(s);
       asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier),
                    "r"(bytes)
@@ -60,15 +61,11 @@ class BlockRing {
       asm volatile(
           "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, "
           "[%3];" ::"r"(to),
-          "l"(from), "r"(bytes), "r"(barrier)
+          "l"(source), "r"(bytes), "r"(barrier)
           : "memory");
-#endif
     }
-#if __CUDA_ARCH__ < 900
-    const auto address = static_cast<unsigned long long>(reinterpret_cast<std::uintptr_t>(from));
-    const auto* source = reinterpret_cast<const char*>(static_cast<std::uintptr_t>(
-        __shfl_sync(~0u, address, __ffs(static_cast<int>(holders)) - 1)));
-    for (int i = this_lane().index * 16; i < bytes; i += 32 * 16) {
+#else
+    for (int i = lane_ * 16; i < bytes; i += 32 * 16) {
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + i), "l"(source + i)
                    : "memory");
     }
@@ -107,8 +104,19 @@ class BlockRing {
   }
 
  private:
+#if __CUDA_ARCH__ >= 900
+  /// True in one lane of the warp, of which the compiler knows that it is alone: a bulk copy needs
+  /// no loop over lanes then.
+  [[nodiscard]] __device__ __forceinline__ static bool is_elected() {
+    std::uint32_t elected;
+    asm volatile("{.reg .pred p; elect.sync _|p, 0xffffffff; selp.u32 %0, 1, 0, p;}"
+                 : "=r"(elected));
+    return elected != 0;
+  }
+#endif
+
   std::uint32_t places_ = 0, barriers_ = 0;
-  unsigned own_lane_ = 0, lanes_to_own_ = 0;  // bits
+  int lane_ = 0;
   int in_flight_ = 0, fetch_place_ = 0, read_place_ = 0;
   unsigned phase_ = 0;
 };
