@@ -56,6 +56,7 @@ struct LevelCodes {
     return r;
   }
 
+  /// Not of several scales a token: docs/cuda.md, What is missing.
   TERSE_HOST_DEVICE static constexpr int tokens_at_once(Side side) noexcept
       requires(Format::group == 0) {
     return code_tokens_at_once<bits>(side);

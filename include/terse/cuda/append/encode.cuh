@@ -207,8 +207,8 @@ template <class C, Side S>
 template <class C, Side S>
 inline constexpr int encoded_at_once = find_encoded_at_once<C, S>();
 
-/// As many tokens at once as the codec allows, a thread each. By all threads
-/// of the block, which do not meet at the end.
+/// As many tokens at once as the codec allows, a thread each. By all threads of the block, which do
+/// not meet at the end.
 template <CanEncodeToken C>
 __device__ void encode_token_by_token(const CodecContext& context, const TokenTile& tile,
                                       std::byte* block) {
