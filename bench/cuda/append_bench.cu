@@ -153,7 +153,13 @@ int main(int argc, char** argv) {
   add<Compose<Diet<2>>>("2bit_K64_V128");
   add<Compose<Shaped2>>("shaped_2");
   add_ahead<Compose<Shaped2>>("shaped_2");
-  add<Compose<OpenShaped2>>("shaped_2_open");
+  add<Compose<Open<Shaped2>>>("shaped_2_open");
+  add<Compose<ShapedTrellis2>>("shaped_trellis_2");
+  add_ahead<Compose<ShapedTrellis2>>("shaped_trellis_2");
+  add<Compose<Open<ShapedTrellis2>>>("shaped_trellis_2_open");
+  add<Compose<NvFp4>>("nvfp4");
+  add<Compose<TurboQuant4>>("turboquant_4");
   add<Compose<TurboQuant3>>("turboquant_3");
+  add<Compose<TurboQuant2>>("turboquant_2");
   return run_benchmarks(argc, argv, "copy_GB/s", copy_rate);
 }

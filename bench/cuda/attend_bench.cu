@@ -106,7 +106,11 @@ int main(int argc, char** argv) {
   add<Compose<Diet<3>>>("3bit_K64_V128");
   add<Compose<Kivi2Short>>("kivi2_g32");
   add<Compose<Diet<2>>>("2bit_K64_V128");
-  add<Compose<OpenShaped2>>("shaped_2");
+  add<Compose<Open<Shaped2>>>("shaped_2");
+  add<Compose<Open<ShapedTrellis3>>>("shaped_trellis_3");
+  add<Compose<Open<ShapedTrellis2>>>("shaped_trellis_2");
+  add<Compose<Open<ShapedTrellis2K1V>>>("shaped_trellis_2k_1v");
+  add<Compose<NvFp4>>("nvfp4");
   add<Compose<TurboQuant4>>("turboquant_4");
   add<Compose<TurboQuant3>>("turboquant_3");
   add<Compose<TurboQuant2>>("turboquant_2");

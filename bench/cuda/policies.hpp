@@ -16,8 +16,9 @@ struct Diet {
 /// KIVI with blocks of 64 tokens in place of 128.
 using Kivi2Short = Kivi<KiviSpec{.bits = 2, .residual_tokens = 64}>;
 using Kivi4Short = Kivi<KiviSpec{.bits = 4, .residual_tokens = 64}>;
-/// Shaped codes without a tail: every token is encoded in its own step.
-using OpenShaped2 = KeyValue<PolicyOf<Shaped2>::key_codec, PolicyOf<Shaped2>::value_codec>;
+/// A policy's codes without its tail: every token is encoded in its own step.
+template <class P>
+using Open = KeyValue<typename PolicyOf<P>::key_codec, typename PolicyOf<P>::value_codec>;
 /// Palu's G-LRD: four KV heads share a latent.
 using PaluOfFour = Palu<PaluSpec{.key_heads_per_group = 4, .value_heads_per_group = 4}>;
 

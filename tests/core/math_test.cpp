@@ -75,6 +75,7 @@ TEST_CASE("finite numbers") {
   CHECK_FALSE(is_finite(std::numeric_limits<float>::quiet_NaN()));
   CHECK_FALSE(is_finite(-std::numeric_limits<float>::quiet_NaN()));
   CHECK(absolute(-2.5f) == 2.5f);
+  CHECK_FALSE(std::signbit(absolute(-0.0f)));
 }
 
 TEST_CASE("the logarithm of odds") {

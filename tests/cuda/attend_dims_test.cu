@@ -11,7 +11,7 @@ using OddDims = cuda::HeadDims<80, 96, 256>;
 }  // namespace
 
 TEMPLATE_TEST_CASE("odd head dimensions on the device", "[cuda][attend]", Kivi2, Kivi3, Int8,
-                   Identity, TurboQuant4) {
+                   Identity, TurboQuant4, NvFp4, ShapedTrellis3, ShapedTrellis2K1V) {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   for (const int head_dim : {80, 96, 256}) {
     Driver<PagedLayout<>, TestType> d(device_config(8, 2, head_dim, 512));

@@ -200,7 +200,7 @@ TEMPLATE_TEST_CASE("masked blocks that come in two parts on the device", "[cuda]
 TEST_CASE("levels with a scale for 16 channels, and a rotation, on the device", "[cuda][attend]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   using R = KVCacheRef<PagedLayout<>, PolicyOf<NvFp4Rotated>>;
-  CHECK(std::string(cuda::key_kernel_name<R, 64>()) == "decode");
+  CHECK(std::string(cuda::key_kernel_name<R, 64>()) == "elements_4_bit");
   Driver<PagedLayout<>, NvFp4Rotated> d(device_config(4, 2, 64, 512));
   const SequenceId s = d.create();
   REQUIRE(d.fill(s, 300, 100).ok());

@@ -21,6 +21,8 @@ using Rotated = Compose<Int4Rotated, TailCodec<Int8>>;
 using Calibrated = Compose<Shaped2, TailCodec<Int8>>;
 /// Values that are sealed to 16 bits from 8.
 using HalfValues = Compose<KeyValue<Kivi2::key_codec, Identity>, TailCodec<Int8>>;
+/// Codes are written over the tokens that they are found from.
+using Elements = Compose<Kivi2, TailCodec<NvFp4>>;
 constexpr TailSpec short_tail{.min_tokens = 20, .granule_tokens = 64, .sink_tokens = 5};
 
 CacheConfig twin_config(int head_dim, int max_step_tokens) {
@@ -50,6 +52,11 @@ TEST_CASE("tails of 8 bits on host and device", "[cuda][tail_codec]") {
   run<PagedLayout<HeadPaging::per_head>, Rotated>(3, 80, short_tail);
   run<PagedLayout<>, Rotated>(4, 64, {.sink_tokens = 4});  // no tail
   run<PagedLayout<>, HalfValues>(5, 64, short_tail);
+}
+
+TEST_CASE("tails of another codec on host and device", "[cuda][tail_codec]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  run<PagedLayout<>, Elements>(8, 64, short_tail);
 }
 
 TEST_CASE("large numbers in tails of 8 bits on host and device", "[cuda][tail_codec]") {

@@ -1,5 +1,5 @@
-/// Codes of a trellis, which one thread finds for a whole vector: the bytes of the host, with a
-/// calibration and without, and attention by the general kernel against the oracle.
+/// Codes of a trellis, which a warp finds for a vector: the bytes of the host, with a calibration
+/// and without, and attention against the oracle.
 #include <string>
 
 #include "cuda/columns_check.cuh"
@@ -13,6 +13,9 @@ namespace {
 
 using Dims = cuda::HeadDims<64>;  // kernels take long to compile
 
+/// Without a tail: every token is encoded in its own step.
+using OpenTrellis = KeyValue<ShapedTrellis2::key_codec, ShapedTrellis2::value_codec>;
+
 /// Random calls on both, with a calibration or without.
 template <class P>
 void run(std::uint64_t seed, int head_dim, bool is_calibrated) {
@@ -24,7 +27,10 @@ void run(std::uint64_t seed, int head_dim, bool is_calibrated) {
                            .max_sequences = 3,
                            .max_tokens = 512,
                            .max_step_tokens = 70};
-  PolicyConfig<PolicyOf<P>> policy{.tail = TailSpec{.min_tokens = 20, .sink_tokens = 5}};
+  PolicyConfig<PolicyOf<P>> policy;
+  if constexpr (!std::is_same_v<P, OpenTrellis>) {
+    policy.tail = TailSpec{.min_tokens = 20, .sink_tokens = 5};
+  }
   const TwinCalibration calibration(2, 2, head_dim);
   PolicyConfig<PolicyOf<P>> on_device = policy;
   if (is_calibrated) {
@@ -34,6 +40,18 @@ void run(std::uint64_t seed, int head_dim, bool is_calibrated) {
   Twin<PagedLayout<>, P> twin(config, {policy}, {on_device});
   TwinRun<Twin<PagedLayout<>, P>> calls(twin, seed);
   REQUIRE(calls.go(40) == "");
+}
+
+template <class P>
+void check_attention() {
+  const HostCalibration calibration(1, 2, 64);
+  PolicyConfig<PolicyOf<P>> policy{.tail = TailSpec{.min_tokens = 20, .sink_tokens = 5}};
+  policy.calibration = calibration.view();
+  Driver<PagedLayout<>, P> d(device_config(12, 2, 64, 1024), policy);
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 333, 100).ok());
+  check_rows<Dims>(d, s, 1);
+  check_rows<Dims>(d, s, 3);
 }
 
 }  // namespace
@@ -46,19 +64,18 @@ TEST_CASE("codes of a trellis on host and device", "[cuda][calibrated]") {
   run<ShapedTrellis2K1V>(4, 64, true);
   run<ShapedTrellis3K2V>(5, 64, true);
   run<ShapedTrellis4>(6, 64, false);
+  run<ShapedTrellis2>(7, 128, true);
+  run<OpenTrellis>(8, 36, true);
+  run<OpenTrellis>(9, 128, false);
+  run<OpenTrellis>(11, 100, true);
+  run<ShapedTrellis2>(10, 256, true);
 }
 
-TEST_CASE("attention to codes of a trellis against the oracle", "[cuda][calibrated]") {
+TEST_CASE("attention to codes of a calibrated trellis against the oracle", "[cuda][calibrated]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  using P = ShapedTrellis2;
-  using Ref = KVCacheRef<PagedLayout<>, PolicyOf<P>>;
+  using Ref = KVCacheRef<PagedLayout<>, PolicyOf<ShapedTrellis4>>;
   CHECK(std::string(cuda::key_kernel_name<Ref, 64>()) == "decode");
-  const HostCalibration calibration(1, 2, 64);
-  PolicyConfig<PolicyOf<P>> policy{.tail = TailSpec{.min_tokens = 20, .sink_tokens = 5}};
-  policy.calibration = calibration.view();
-  Driver<PagedLayout<>, P> d(device_config(12, 2, 64, 1024), policy);
-  const SequenceId s = d.create();
-  REQUIRE(d.fill(s, 333, 100).ok());
-  check_rows<Dims>(d, s, 1);
-  check_rows<Dims>(d, s, 3);
+  check_attention<ShapedTrellis4>();
+  check_attention<ShapedTrellis3K2V>();
+  check_attention<ShapedTrellis2>();
 }

@@ -194,6 +194,8 @@ TEST_CASE("prompts of whole blocks on host and device", "[cuda][twin]") {
   run_prompts<PagedLayout<>, KeyValue<WideKeys, Int8>>(128, {.tail = TailSpec{.min_tokens = 1}});
   run_prompts<PagedLayout<>, KeyValue<WideKeys, Int8>>(32, {.tail = TailSpec{.min_tokens = 1}});
   run_prompts<PagedLayout<>, KeyValue<SearchedKeys, Q4_0>>(64, {.tail = TailSpec{.min_tokens = 1}});
+  run_prompts<PagedLayout<>, TurboQuant3>(80);
+  run_prompts<PagedLayout<>, NvFp4Rotated>(64);
 }
 
 TEST_CASE("16 and 8 bits on host and device", "[cuda][twin]") {
@@ -253,11 +255,18 @@ TEST_CASE("evictors' state on host and device", "[cuda][twin]") {
       28, 64, {.eviction = {.sink_tokens = 4, .window_tokens = 40}});
 }
 
-TEST_CASE("codecs whose encoders no kernel knows on host and device", "[cuda][twin]") {
+TEST_CASE("levels of a table on host and device", "[cuda][twin]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
   run<PagedLayout<>, TurboQuant3>(34, 128, {}, 60);
   run<PagedLayout<>, TurboQuant3>(35, 80, {.tail = TailSpec{.min_tokens = 20, .sink_tokens = 4}},
                                   60);
+  run<PagedLayout<>, NvFp4Rotated>(36, 64, {}, 60);
+  run<PagedLayout<>, NvFp4Rotated>(38, 40, {}, 60);  // half a group of channels is left over
+}
+
+TEST_CASE("codecs whose encoders no kernel knows on host and device", "[cuda][twin]") {
+  if (!has_device()) TERSE_SKIP("no CUDA device");
+  run<PagedLayout<>, TurboQuantProd2>(37, 64, {}, 60);
   run<PagedLayout<>, KeyValue<BackwardsCodec, ReversedCodec>>(20, 24,
                                                               {.tail = TailSpec{.min_tokens = 1}});
   run<PagedLayout<>, TwoWayCodec>(25, 16, {.tail = TailSpec{.min_tokens = 1}}, 60);

@@ -34,6 +34,14 @@ unsigned nearest(double x) {
   return best | (std::signbit(x) ? 8u : 0u);
 }
 
+/// Kernels that look levels up would not do as it does.
+struct OwnDecode : NvFp4 {
+  static float decode(const CodecContext& context, const std::byte* block, int token, int channel) {
+    return 2.0f * NvFp4::decode(context, block, token, channel);
+  }
+};
+static_assert(LevelCodec<NvFp4> && LevelCodec<NvFp4Rotated> && !LevelCodec<OwnDecode>);
+
 }  // namespace
 
 TEST_CASE("4.5 bits per element") {
@@ -164,6 +172,9 @@ TEST_CASE("finite input stays finite, zeros stay zeros") {
   }
   const std::vector<float> zeros(64 * 20, 0.0f);
   CHECK(round_trip<NvFp4>(Side::key, 20, zeros) == zeros);
+  CodecBlock<NvFp4> of_negative_zeros(Side::key, 20);
+  of_negative_zeros.encode(std::vector<float>(64 * 20, -0.0f));
+  CHECK(of_negative_zeros.byte(NvFp4::scale_offset(of_negative_zeros.context(), 0, 0)) == 0);
   for (const float size : {1e-4f, 1e-25f, 1e-40f}) {
     CHECK(tiny_numbers_are_zeros<NvFp4>(Side::value, 20, size));
   }

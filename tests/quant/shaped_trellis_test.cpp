@@ -168,6 +168,14 @@ void check_shaping() {
   }
 }
 
+/// Kernels that follow the path would not do as it does.
+struct OwnDecode : ShapedTrellis<ShapedTrellisSpec{.bits = 2}> {
+  static float decode(const CodecContext& context, const std::byte* block, int token, int channel) {
+    return -ShapedTrellis::decode(context, block, token, channel);
+  }
+};
+static_assert(TrellisCodec<ShapedTrellis2::key_codec> && !TrellisCodec<OwnDecode>);
+
 }  // namespace
 
 TEST_CASE("records are as large as those of a grid of as many bits") {

@@ -12,6 +12,7 @@
 #include "terse/quant/q4_0.hpp"
 #include "terse/quant/q8_0.hpp"
 #include "terse/quant/turboquant.hpp"
+#include "terse/quant/turboquant_prod.hpp"
 
 #include "tests/support/catch.hpp"
 
@@ -224,6 +225,7 @@ TEST_CASE("all codecs of the library conform, at every width") {
     check_passes<TurboQuant3>(width);
     check_passes<TurboQuant4>(width);
     check_passes<NvFp4>(width);
+    check_passes<TurboQuantProd3::key_codec>(width);
     check_passes<Kivi4::key_codec>(width);
     check_passes<Kivi4::value_codec>(width);
   }

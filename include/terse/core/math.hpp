@@ -24,6 +24,7 @@ TERSE_HOST_DEVICE constexpr T clamp(T value, T low, T high) noexcept {
   return value < low ? low : (high < value ? high : value);
 }
 
+/// Of zeros of both signs smaller() and larger() may give either.
 TERSE_HOST_DEVICE inline float smaller(float a, float b) noexcept {
 #if defined(__CUDA_ARCH__)
   return fminf(a, b);
@@ -200,8 +201,18 @@ TERSE_HOST_DEVICE float sum_of_squares(int count, Number number) noexcept {
   }
   return sum_of_neighbours(partial);
 }
+/// The same as an object, where threads that share the sum may take its place.
+struct SumOfSquares {
+  template <class Number>
+  [[nodiscard]] TERSE_HOST_DEVICE float operator()(int count, Number number) const noexcept {
+    return sum_of_squares(count, number);
+  }
+};
 
-TERSE_HOST_DEVICE inline float absolute(float x) noexcept { return x < 0.0f ? -x : x; }
+/// Never -0.
+TERSE_HOST_DEVICE constexpr float absolute(float x) noexcept {
+  return __builtin_bit_cast(float, __builtin_bit_cast(std::uint32_t, x) & 0x7fffffffu);
+}
 
 /// False for NaN and the infinities.
 TERSE_HOST_DEVICE inline bool is_finite(float x) noexcept {

@@ -9,6 +9,7 @@
 #include "terse/cpu/avx2_decode.hpp"
 #include "terse/cpu/avx2_dense.hpp"
 #include "terse/cpu/avx2_levels.hpp"
+#include "terse/cpu/avx2_trellis.hpp"
 #include "terse/cpu/kernel_table.hpp"
 #include "terse/quant/hadamard.hpp"
 
@@ -34,6 +35,7 @@ inline constexpr KernelTable table{
     .values_affine = values_affine,
     .decode_affine = decode_affine,
     .decode_levels = decode_levels,
+    .decode_trellis = decode_trellis,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
     .hadamard = terse::hadamard,

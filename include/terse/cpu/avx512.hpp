@@ -6,6 +6,7 @@
 
 #include "terse/config.hpp"
 #include "terse/cpu/avx2_levels.hpp"
+#include "terse/cpu/avx2_trellis.hpp"
 #include "terse/cpu/avx512_decode.hpp"
 #include "terse/cpu/avx512_dense.hpp"
 #include "terse/cpu/avx512_hadamard.hpp"
@@ -36,6 +37,7 @@ inline constexpr KernelTable table{
     .values_affine = values_affine,
     .decode_affine = decode_affine,
     .decode_levels = avx2::decode_levels,
+    .decode_trellis = avx2::decode_trellis,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
     .hadamard = hadamard,

@@ -1,5 +1,5 @@
 /// Chooses, by a codec's properties, how its blocks are read: straight from plain elements,
-/// straight from packed codes, by a table of levels, or through `decode`.
+/// straight from packed codes, by a table of levels or along a trellis, or through `decode`.
 #pragma once
 
 #include <cstddef>
@@ -13,6 +13,7 @@
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/level_codes.hpp"
 #include "terse/quant/planes.hpp"
+#include "terse/quant/shaped_trellis.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -61,6 +62,17 @@ void decode_levels(const KernelTable& table, const CodecContext& context, const 
   }
 }
 
+/// The same of codes along a trellis.
+template <TrellisCodec C>
+void decode_trellis(const KernelTable& table, const CodecContext& context, const std::byte* block,
+                    float* out) noexcept {
+  float levels[32] = {}, scales[block_tokens];
+  for (unsigned i = 0; i < C::Levels::num_levels; ++i) levels[i] = C::Levels::level(i);
+  for (int t = 0; t < block_tokens; ++t) scales[t] = C::scale_of(context, block, t);
+  table.decode_trellis(C::trellis_spec.bits, context.side, context.width, block, levels, scales,
+                       out);
+}
+
 /// Decodes the first `planes` planes of a run to its place in `out`, keys `[channel, 64]`, values
 /// `[64, channel]`. Gives the bytes read.
 template <PlaneCodec C>
@@ -79,16 +91,22 @@ void decode_planes(const CodecContext& context, const std::byte* block, float* o
   }
 }
 
-/// Any codec, decoded to fp32 and multiplied as a matrix: levels of a table by vectors, planes run
-/// by run, others through `decode`.
+/// Any codec, decoded to fp32 and multiplied as a matrix: levels of a table or a trellis by
+/// vectors, planes run by run, others through `decode`.
 template <class C>
 struct BlockReader {
-  static constexpr bool specialized = LevelCodec<C>;
+  static constexpr bool specialized = LevelCodec<C> || TrellisCodec<C>;
   static constexpr const char* name = [] {
     if constexpr (PlaneCodec<C>) {
       return C::bits == 16 ? "planes_8_4_4" : C::bits == 8 ? "planes_4_4" : "planes_2_2";
     } else if constexpr (LevelCodec<C>) {
       return C::bits == 2 ? "levels_2_bit" : C::bits == 3 ? "levels_3_bit" : "levels_4_bit";
+    } else if constexpr (TrellisCodec<C>) {
+      constexpr int bits = C::trellis_spec.bits;
+      return bits == 1   ? "trellis_1_bit"
+             : bits == 2 ? "trellis_2_bit"
+             : bits == 3 ? "trellis_3_bit"
+                         : "trellis_4_bit";
     } else {
       return "generic_decode";
     }
@@ -107,6 +125,8 @@ struct BlockReader {
                      const std::byte* block, float* out) noexcept {
     if constexpr (LevelCodec<C>) {
       decode_levels<C>(table, context, block, out);
+    } else if constexpr (TrellisCodec<C>) {
+      decode_trellis<C>(table, context, block, out);
     } else if constexpr (PlaneCodec<C>) {
       decode_planes<C>(context, block, out);
     } else {

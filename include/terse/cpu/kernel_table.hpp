@@ -70,6 +70,12 @@ struct KernelTable {
                         const float (&levels)[16], const float (&scales)[block_tokens], int begin,
                         int end, float* out);
 
+  /// Codes of 1 to 4 bits along a trellis, in the order of code_place, as level * scales[token]:
+  /// `levels` by Trellis::index_of. All 64 tokens, as decode_affine leaves them.
+  void (*decode_trellis)(int bits, Side side, int width, const std::byte* codes,
+                         const float (&levels)[32], const float (&scales)[block_tokens],
+                         float* out);
+
   /// Turns the logits of the tokens in `mask` into exp(logit - new maximum), all others of the 64
   /// into 0, and updates `state`. Returns the factor by which earlier sums must be multiplied
   /// (1 if the maximum did not change). `mask` must not be 0.

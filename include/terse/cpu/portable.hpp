@@ -13,6 +13,7 @@
 #include "terse/cpu/simd.hpp"
 #include "terse/quant/fp8.hpp"
 #include "terse/quant/hadamard.hpp"
+#include "terse/quant/trellis.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -253,6 +254,36 @@ inline void decode_levels(int bits, Side side, int width, const std::byte* codes
   }
 }
 
+template <int Bits>
+void decode_trellis(Side side, int width, const std::byte* codes, const float (&levels)[32],
+                    const float (&scales)[block_tokens], float* out) {
+  for (int t = 0; t < block_tokens; ++t) {
+    unsigned next = 0, second = 0;
+    for (int c = width - 1; c >= 0; --c) {
+      const unsigned code = load_code<Bits>(codes, code_place<Bits>(side, width, t, c));
+      out[side == Side::key ? c * block_tokens + t : t * width + c] =
+          levels[Trellis<Bits>::index_of(code, next, second)] * scales[t];
+      second = next;
+      next = code;
+    }
+  }
+}
+
+inline void decode_trellis(int bits, Side side, int width, const std::byte* codes,
+                           const float (&levels)[32], const float (&scales)[block_tokens],
+                           float* out) {
+  switch (bits) {
+    case 1:
+      return decode_trellis<1>(side, width, codes, levels, scales, out);
+    case 2:
+      return decode_trellis<2>(side, width, codes, levels, scales, out);
+    case 3:
+      return decode_trellis<3>(side, width, codes, levels, scales, out);
+    default:
+      return decode_trellis<4>(side, width, codes, levels, scales, out);
+  }
+}
+
 inline float softmax_block(float* scores, std::uint64_t mask, SoftmaxState* state) {
   float maximum = state->max;
   for (int t = 0; t < block_tokens; ++t) {
@@ -302,6 +333,7 @@ inline constexpr KernelTable table{
     .values_affine = values_affine,
     .decode_affine = decode_affine,
     .decode_levels = decode_levels,
+    .decode_trellis = decode_trellis,
     .softmax_block = softmax_block,
     .softmax_rows = softmax_rows,
     .hadamard = terse::hadamard,

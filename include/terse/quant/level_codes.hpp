@@ -27,6 +27,9 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 ///   static Group find_group(const float* x, int count);
 ///   static unsigned code_of(float v, const Group&);
 ///
+/// With one group a token find_group may take a third argument by whose sum_of_squares(count,
+/// number) it finds the group, by default SumOfSquares: on a device lanes then share it.
+///
 /// Sections: codes in the order of code_place, then scales `[channel group, token]`.
 template <class Format>
 struct LevelCodes {
@@ -56,11 +59,6 @@ struct LevelCodes {
     return r;
   }
 
-  /// Not of several scales a token: docs/cuda.md, What is missing.
-  TERSE_HOST_DEVICE static constexpr int tokens_at_once(Side side) noexcept
-      requires(Format::group == 0) {
-    return code_tokens_at_once<bits>(side);
-  }
   TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
                                              std::byte* block) noexcept {
     const int width = context.width, group = group_channels(width);
@@ -115,9 +113,12 @@ struct LevelCodes {
   }
 };
 
-/// Served by kernels that look levels up.
+/// Served by kernels that look levels up: codes and decodes as LevelCodes does.
 template <class C>
-concept LevelCodec = Codec<C> && std::derived_from<C, LevelCodes<typename C::level_format>>;
+concept LevelCodec =
+    Codec<C> && std::derived_from<C, LevelCodes<typename C::level_format>> &&& C::encode_token ==
+    &LevelCodes<typename C::level_format>::encode_token&&& C::decode ==
+    &LevelCodes<typename C::level_format>::decode;
 
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse

@@ -13,6 +13,7 @@
 /// theirs. Paths begin in state 0, which costs 1.7 % of the error at 64 channels.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -39,8 +40,10 @@ template <ShapedTrellisSpec S>
 struct ShapedTrellis : ShapedCodec {
   static_assert(S.bits >= 1 && S.bits <= 4, "terse::ShapedTrellis: bits must be 1, 2, 3 or 4.");
 
- private:
+  static constexpr ShapedTrellisSpec trellis_spec = S;
   using Levels = Trellis<S.bits>;
+
+ private:
   /// Whose record it has.
   using Grid = AffineGroup<AffineSpec{.bits = S.bits, .rule = ScaleRule::least_squares}>;
 
@@ -73,12 +76,14 @@ struct ShapedTrellis : ShapedCodec {
                                      code_place<S.bits>(context.side, context.width, token, c));
     };
     return Levels::level(Levels::index_of(code(channel), code(channel + 1), code(channel + 2))) *
-           detail::load_half(block + Grid::scales_offset(context.side, context.width), token);
+           scale_of(context, block, token);
+  }
+  /// What the levels of a token are multiplied by.
+  TERSE_HOST_DEVICE static float scale_of(const CodecContext& context, const std::byte* block,
+                                          int token) noexcept {
+    return detail::load_half(block + Grid::scales_offset(context.side, context.width), token);
   }
 
-  TERSE_HOST_DEVICE static constexpr int tokens_at_once(Side side) noexcept {
-    return code_tokens_at_once<S.bits>(side);
-  }
   TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
                                              std::byte* block) noexcept {
     const int width = context.width;
@@ -89,7 +94,7 @@ struct ShapedTrellis : ShapedCodec {
     const Size size = size_of(sum_of_products(x, x, width), width);
     float u[max_width] = {};  // for compilers that see widths of 0
     for (int c = 0; c < width; ++c) u[c] = rounded_product(x[c], size.inverse);
-    // A thread of a device has all of these in memory, so the search's are used again for the gain.
+    // The search's memory is used again for the gain.
     float work[Levels::num_states][max_width];
     std::uint8_t history[Levels::num_states * max_width], codes[max_width] = {};
     Levels::find_path(u, width, weight, feedback, work[0], max_width, history, codes);
@@ -111,17 +116,24 @@ struct ShapedTrellis : ShapedCodec {
       gain = unbiased_gain(sum_of_products(weighted, seen, width),
                            sum_of_products(weighted, kept, width));
     }
-    detail::store_half(block + Grid::scales_offset(context.side, width), token,
-                       to_f16_saturating(rounded_product(gain, size.rms)));
+    store_factor(context, token, gain, size, block);
   }
 
- private:
+  // --- the steps of encoding, which kernels take with threads that share a vector -------------
+
   /// The gain that keeps the norm, of sums of squares of a vector and of its levels.
   TERSE_HOST_DEVICE static float norm_gain(float energy, float level_energy) noexcept {
     // A vector whose size is infinite is 0 when divided by it.
     if (energy == 0.0f) return 1.0f;
     return rounded_quotient(rounded_root(energy), rounded_root(level_energy));
   }
+  TERSE_HOST_DEVICE static void store_factor(const CodecContext& context, int token, float gain,
+                                             const Size& size, std::byte* block) noexcept {
+    detail::store_half(block + Grid::scales_offset(context.side, context.width), token,
+                       to_f16_saturating(rounded_product(gain, size.rms)));
+  }
+
+ private:
   /// seen[j] = x[j] + sum over i > j of feedback[i][j] * x[i].
   TERSE_HOST_DEVICE static void as_it_counts(const float* feedback, int width, const float* x,
                                              float* seen) noexcept {
@@ -131,6 +143,13 @@ struct ShapedTrellis : ShapedCodec {
     }
   }
 };
+
+/// Served by kernels that follow the path: codes and decodes as ShapedTrellis does.
+template <class C>
+concept TrellisCodec =
+    Codec<C> && !AffineCodec<C> && std::derived_from<C, ShapedTrellis<C::trellis_spec>> &&
+    &C::encode_token == &ShapedTrellis<C::trellis_spec>::encode_token &&
+    &C::decode == &ShapedTrellis<C::trellis_spec>::decode;
 
 /// The policy: keys and values on shaped trellises, and a tail. PolicyConfig::calibration is that
 /// of the model (Calibration).

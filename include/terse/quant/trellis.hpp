@@ -28,6 +28,8 @@ struct Trellis {
 
   static constexpr int num_states = 4;
   static constexpr unsigned num_levels = 2u << Bits;
+  /// What states cost that no path has led to.
+  static constexpr float unreachable = std::numeric_limits<float>::infinity();
 
   /// Levels for N(0, 1), rising with the index. They are fitted to the paths: Lloyd's iteration
   /// over 2^21 normal numbers, each level moved to the mean of the numbers that the best paths give
@@ -45,26 +47,46 @@ struct Trellis {
     return (code >> 1) * 4 + ((code ^ two_before) & 1u) * 2 + (before & 1u);
   }
 
+  /// The levels with z1 and z0, rising, of which m of a code 2 m + x chooses one.
+  struct Subset {
+    static constexpr int size = num_levels / 4;
+    float levels[size];
+    float upper_ends[size];  ///< the middles to the next one
+  };
+  TERSE_HOST_DEVICE static constexpr Subset subset(unsigned z1, unsigned z0) noexcept {
+    Subset result{};
+    for (unsigned m = 0; m < num_levels / 4; ++m) {
+      const unsigned index = 4 * m + 2 * z1 + z0;
+      result.levels[m] = level(index);
+      const bool is_last = index + 4 >= num_levels;
+      result.upper_ends[m] = is_last ? unreachable : (level(index) + level(index + 4)) / 2.0f;
+    }
+    return result;
+  }
+
   /// A level that leads on from a state, and what the path costs with it.
   struct Step {
     float cost;
-    unsigned index;
+    unsigned m;
+    float level;
   };
-  /// To the nearest level of those with z1 and z0, the lower one where two are equally near.
-  TERSE_HOST_DEVICE static Step step_to(float target, unsigned z1, unsigned z0, float weight,
+  /// To the nearest level of a subset, the lower one where two are equally near.
+  TERSE_HOST_DEVICE static Step step_to(float target, const Subset& of, float weight,
                                         float cost) noexcept {
-    unsigned index = 2 * z1 + z0;
-    for (unsigned upper = index + 4; upper < num_levels; upper += 4) {
-      index += target > upper_end(upper - 4) ? 4u : 0u;
+    Step step{cost, 0, of.levels[0]};
+    for (int m = 1; m < Subset::size; ++m) {
+      if (!(target > of.upper_ends[m - 1])) continue;
+      step.m = static_cast<unsigned>(m);
+      step.level = of.levels[m];
     }
-    const float rest = target - level(index);
-    return {cost + rounded_product(weight, rounded_product(rest, rest)), index};
+    const float rest = target - step.level;
+    step.cost += rounded_product(weight, rounded_product(rest, rest));
+    return step;
   }
 
   /// The cheapest path that is found with one survivor a state, each with the errors that it has
   /// passed on itself; without `feedback` there is none cheaper. Of equally cheap ways to a state
-  /// the one from the lower state is kept, of equally cheap ends the lower state; a state is
-  /// x[t] + 2 x[t - 1].
+  /// the one from the lower state is kept; a state is x[t] + 2 x[t - 1].
   ///
   /// `u [width]`, `weight [width]`, and `feedback [width, width]` or null: of errors e the cost is
   /// that of CalibrationLayout. Null `weight`: they all count alike. Writes `codes [width]`;
@@ -72,6 +94,7 @@ struct Trellis {
   TERSE_HOST_DEVICE static void find_path(const float* u, int width, const float* weight,
                                           const float* feedback, float* passed, int stride,
                                           std::uint8_t* history, std::uint8_t* codes) noexcept {
+    constexpr Subsets subsets{{subset(0, 0), subset(0, 1), subset(1, 0), subset(1, 1)}};
     float cost[num_states] = {0.0f, unreachable, unreachable, unreachable};
     float* of_state[num_states];  // sum over i > j of feedback[i][j] * error[i], a survivor's
     for (int s = 0; s < num_states; ++s) {
@@ -89,16 +112,17 @@ struct Trellis {
         unsigned parent[2];
         float error[2];
         for (unsigned x = 0; x < 2; ++x) {
-          const Step lower = step_to(u[j] + of_state[from[0]][j], x, before, counts, cost[from[0]]);
-          const Step upper =
-              step_to(u[j] + of_state[from[1]][j], x ^ 1u, before, counts, cost[from[1]]);
+          const Step lower = step_to(u[j] + of_state[from[0]][j], subsets.of[2 * x + before],
+                                     counts, cost[from[0]]);
+          const Step upper = step_to(u[j] + of_state[from[1]][j], subsets.of[2 * (x ^ 1u) + before],
+                                     counts, cost[from[1]]);
           parent[x] = upper.cost < lower.cost ? 1 : 0;
           const Step& best = parent[x] == 1 ? upper : lower;
           const unsigned to = x + 2 * before;
           next_cost[to] = best.cost;
-          error[x] = u[j] - level(best.index);
+          error[x] = u[j] - best.level;
           history[num_states * j + static_cast<int>(to)] =
-              static_cast<std::uint8_t>(best.index / 4 * 2 + x + parent[x] * parent_bit);
+              static_cast<std::uint8_t>(history_entry(best, x, parent[x]));
         }
         // Each goes on in its parent's memory, but for the second of two with the same one.
         float* own[2] = {of_state[from[parent[0]]], of_state[from[parent[1]]]};
@@ -116,18 +140,38 @@ struct Trellis {
         of_state[s] = next_of_state[s];
       }
     }
+    unsigned state = cheapest(cost);
+    for (int j = 0; j < width; ++j) {
+      codes[j] = static_cast<std::uint8_t>(
+          step_back(history[num_states * j + static_cast<int>(state)], &state));
+    }
+  }
+
+  // --- a search's history, of which each channel has an entry below 32 for each state ---------
+
+  /// Of a step with path bit `x` from the lower (0) or upper (1) parent.
+  TERSE_HOST_DEVICE static unsigned history_entry(const Step& step, unsigned x,
+                                                  unsigned parent) noexcept {
+    return 2 * step.m + x + parent * parent_bit;
+  }
+  /// The state of the least cost; of equals the lower one.
+  TERSE_HOST_DEVICE static unsigned cheapest(const float (&cost)[num_states]) noexcept {
     unsigned state = 0;
     for (unsigned s = 1; s < num_states; ++s) state = cost[s] < cost[state] ? s : state;
-    for (int j = 0; j < width; ++j) {
-      const unsigned step = history[num_states * j + static_cast<int>(state)];
-      codes[j] = static_cast<std::uint8_t>(step % parent_bit);
-      state = state / 2 + step / parent_bit * 2;
-    }
+    return state;
+  }
+  /// The code of a state's entry; `state` becomes that of the channel behind.
+  TERSE_HOST_DEVICE static unsigned step_back(unsigned entry, unsigned* state) noexcept {
+    *state = *state / 2 + entry / parent_bit * 2;
+    return entry % parent_bit;
   }
 
  private:
   static constexpr unsigned parent_bit = 16;  ///< of a history's entry, above the code
-  static constexpr float unreachable = std::numeric_limits<float>::infinity();
+
+  struct Subsets {
+    Subset of[4];  ///< 2 z1 + z0
+  };
 
   struct Table {
     float numbers[num_levels];
@@ -137,19 +181,6 @@ struct Trellis {
     for (unsigned i = 0; i < num_levels / 2; ++i) {
       table.numbers[num_levels / 2 + i] = positive_level(i);
       table.numbers[num_levels / 2 - 1 - i] = -positive_level(i);
-    }
-    return table;
-  }
-  /// The middle between a level and the next one of its subset.
-  TERSE_HOST_DEVICE static constexpr float upper_end(unsigned index) noexcept {
-    constexpr Table table = make_upper_ends();
-    return table.numbers[index];
-  }
-  TERSE_HOST_DEVICE static constexpr Table make_upper_ends() noexcept {
-    const Table levels = make_levels();
-    Table table{};
-    for (unsigned i = 0; i + 4 < num_levels; ++i) {
-      table.numbers[i] = (levels.numbers[i] + levels.numbers[i + 4]) / 2.0f;
     }
     return table;
   }

@@ -54,7 +54,10 @@ struct TurboQuantLevels {
     float inverse = 0.0f;  ///< of the root mean square; 0 where `scale` is 0
   };
 
-  TERSE_HOST_DEVICE static Group find_group(const float* x, int count) noexcept {
+  TERSE_OF_EITHER_PROCESSOR
+  template <class Squares = SumOfSquares>
+  TERSE_HOST_DEVICE static Group find_group(const float* x, int count,
+                                            Squares sum_of_squares = {}) noexcept {
     const float squares = sum_of_squares(count, [&](int i) { return x[i]; });
     if (squares == 0.0f) return {};
     const float size = rounded_root(rounded_quotient(squares, static_cast<float>(count)));

@@ -106,6 +106,9 @@ struct SketchedLevels {
     return r;
   }
 
+  TERSE_HOST_DEVICE static constexpr int tokens_at_once(Side side) noexcept {
+    return code_tokens_at_once<level_bits>(side);
+  }
   TERSE_HOST_DEVICE static void encode_token(const CodecContext& context, const float* x, int token,
                                              std::byte* block) noexcept {
     const int width = context.width;

@@ -29,20 +29,20 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
-/// A codec of the policy shapes errors.
+/// Warps round vectors of one side.
 template <class Ref>
-inline constexpr bool shapes_errors = ShapesErrors<typename Ref::policy::key_codec> ||
-                                      ShapesErrors<typename Ref::policy::value_codec>;
+inline constexpr bool rounds_by_warps = RoundsByWarps<typename Ref::policy::key_codec> ||
+                                        RoundsByWarps<typename Ref::policy::value_codec>;
 
-/// Both do: each of a block's tokens is long work for a warp, and can be encoded by itself.
+/// Of both: each of a block's tokens is long work for a warp, and can be encoded by itself.
 template <class Ref>
-inline constexpr bool can_seal_in_pieces =
-    ShapesErrors<typename Ref::policy::key_codec>&& ShapesErrors<typename Ref::policy::value_codec>;
+inline constexpr bool can_seal_in_pieces = RoundsByWarps<typename Ref::policy::key_codec>&&
+    RoundsByWarps<typename Ref::policy::value_codec>;
 
 /// Most threads of a thread block; vectors that warps round channel by channel take twice the
 /// registers.
 template <class Ref>
-inline constexpr int most_append_threads = shapes_errors<Ref> ? 256 : 512;
+inline constexpr int most_append_threads = rounds_by_warps<Ref> ? 256 : 512;
 
 /// Most tokens of a part of a step as decoding takes them.
 inline constexpr int most_decoded_tokens = 7;
@@ -358,7 +358,8 @@ struct AppendKernel {
     if (call.r.shape.encodes_ahead && threadIdx.x == 0) *ahead_mark(tail_block()) = 0;
   }
 
-  /// Stores the tile's tokens in the tail. By all threads, which do not meet at the end.
+  /// Stores the tile's tokens in the tail, and may write over the tile. By all threads, which do
+  /// not meet at the end.
   __device__ void store_tail(const CodecContext& context, const TokenTile& tile,
                              const EncodeScratch& scratch) const {
     forget_codes();
@@ -452,12 +453,17 @@ struct AppendKernel {
       }
       if (!has_f16_tail<Policy> && !shape.open) limit_tile(tile, context.width, tail_max);
       if (is_key && stream == 0) describe();
-      if (work.tail != nullptr) store_tail(context, tile, scratch);
+      constexpr bool overwrites = FindsCodesFirst<TailForm>;
+      if (!overwrites && work.tail != nullptr) store_tail(context, tile, scratch);
       if (from < shape.tail.sink_tokens) {
         const int sinks = shape.tail.sink_tokens < to ? shape.tail.sink_tokens : to;
         store_tokens_f16(context, tile, sinks - from,
                          r.sink_block(work.sequence, work.unit) + shape.sink_offset(S, stream),
                          sink_block_tokens, from);
+      }
+      if constexpr (overwrites) {
+        __syncthreads();
+        if (work.tail != nullptr) store_tail(context, tile, scratch);
       }
       __syncthreads();
     } else {
@@ -485,7 +491,7 @@ struct AppendKernel {
       const StatusCode code = work.is_key ? block<typename Policy::key_codec, Side::key>()
                                           : block<typename Policy::value_codec, Side::value>();
       if (code != StatusCode::ok) {
-        if constexpr (shapes_errors<Ref>)
+        if constexpr (rounds_by_warps<Ref>)
           wait_for_feedback();  // copies that the error left in flight
         if (threadIdx.x == 0) fail(code);
       }
@@ -508,7 +514,7 @@ __device__ void prefetch_calibration(const CodecContext& context, bool encodes) 
     const CalibrationLayout at{context.width};
     // What comes first: means, weights, the matrix into the basis.
     prefetch_together(context.calibration, static_cast<int>(at.from_basis()) * size);
-    if constexpr (ShapesErrors<C>) {
+    if constexpr (RoundsByWarps<C>) {
       const float* feedback = context.calibration + at.feedback();
       if (encodes) prefetch_together(feedback, context.width * context.width * size);
     }
@@ -566,7 +572,7 @@ template <class Ref>
   const bool seals_apart = !shape.open && shape.tail.min_tokens >= most_tokens;
   const bool in_pieces = can_seal_in_pieces<Ref> && decodes && is_small && seals_apart;
   AppendLaunch result{block_tokens, in_pieces ? pieces_of_block : 1,
-                      shapes_errors<Ref> && decodes && (shape.open || in_pieces)};
+                      rounds_by_warps<Ref> && decodes && (shape.open || in_pieces)};
   // A multiple of four, so that what lies behind the tile is aligned whatever the stride.
   if (shape.open && most_tokens < block_tokens) result.tile_rows = round_up(most_tokens, 4);
   if (in_pieces) result.tile_rows = piece_tokens;

@@ -11,6 +11,8 @@
 #include "terse/core/scalar.hpp"
 #include "terse/cuda/append/affine_words.cuh"
 #include "terse/cuda/append/divisor.cuh"
+#include "terse/cuda/append/encode_levels.cuh"
+#include "terse/cuda/append/follow_path.cuh"
 #include "terse/cuda/append/group_extremes.cuh"
 #include "terse/cuda/append/search_step.cuh"
 #include "terse/cuda/append/shape_errors.cuh"
@@ -19,7 +21,9 @@
 #include "terse/policy/identity.hpp"
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/fp8.hpp"
+#include "terse/quant/level_codes.hpp"
 #include "terse/quant/planes.hpp"
+#include "terse/quant/shaped_trellis.hpp"
 
 namespace terse {
 inline namespace TERSE_FLAGS_NAMESPACE {
@@ -36,10 +40,32 @@ concept SplitsEncoding = AffineCodec<C> &&
   { C::code_of(v, step) } -> std::same_as<unsigned>;
 };
 
+/// A warp takes a vector, whose channels it rounds one after another.
+template <class C>
+concept RoundsByWarps = ShapesErrors<C> || TrellisCodec<C>;
+
+/// Codecs that make a tile's numbers their codes, which encode_words packs.
+template <class C>
+concept FindsCodesFirst = RoundsByWarps<C> ||(LevelCodec<C> && !AffineCodec<C>);
+
+/// The format of such codes.
+template <FindsCodesFirst C>
+[[nodiscard]] consteval AffineFormat find_code_format() {
+  if constexpr (TrellisCodec<C>) {
+    return {.bits = C::trellis_spec.bits};
+  } else if constexpr (LevelCodec<C>) {
+    return {.bits = C::bits};
+  } else {
+    return C::affine_format;
+  }
+}
+template <FindsCodesFirst C>
+inline constexpr AffineFormat code_format = find_code_format<C>();
+
 /// Whether threads share the work; else some call the codec.
 template <class C>
 inline constexpr bool encodes_together =
-    SplitsEncoding<C> || ShapesErrors<C> || PlainCodec<C> || PlaneCodec<C>;
+    SplitsEncoding<C> || FindsCodesFirst<C> || PlainCodec<C> || PlaneCodec<C>;
 
 /// Floats between rows of a tile: threads that each read a token then meet in no bank. Codecs that
 /// are called for a whole block want dense rows.
@@ -60,8 +86,11 @@ template <class C>
   if constexpr (SplitsEncoding<C>) {
     constexpr AffineFormat format = C::affine_format;
     return 4 * affine_params(format, width);
-  } else if constexpr (ShapesErrors<C>) {
+  } else if constexpr (RoundsByWarps<C>) {
     return shaping_floats(width, stages);
+  } else if constexpr (FindsCodesFirst<C>) {
+    constexpr AffineFormat format = code_format<C>;
+    return 4 * affine_params(format, width);  // encode_words may look at them
   }
   return 0;
 }
@@ -233,23 +262,30 @@ __device__ void encode_token_by_token(const CodecContext& context, const TokenTi
 template <Codec C>
 __device__ __forceinline__ void begin_encoding(const CodecContext& context,
                                                const EncodeScratch& scratch) {
-  if constexpr (ShapesErrors<C>) begin_rounding<C>(context, scratch.floats, scratch.stages);
+  if constexpr (RoundsByWarps<C>) begin_rounding(context, scratch.floats, scratch.stages);
 }
 
 /// Encodes the tile's tokens, which are in the codec's basis and may be written over; `seals`:
-/// those of a whole block, all 64 or, by codecs that shape errors, a piece of them, while other
-/// thread blocks have the others. After begin_encoding; by all threads of the block, which do not
-/// meet at the end.
+/// those of a whole block, all 64 or, by codecs that RoundsByWarps names, a piece of them, while
+/// other thread blocks have the others. After begin_encoding; by all threads of the block, which do
+/// not meet at the end.
 template <Codec C>
 __device__ void encode_tokens(const CodecContext& context, const TokenTile& tile, bool seals,
                               const EncodeScratch& scratch, std::byte* block) {
   if constexpr (SplitsEncoding<C>) {
     encode_groups<C>(context, tile, scratch.floats, block);
     encode_words_of_side<C>(context, tile, scratch.floats, false, block);
-  } else if constexpr (ShapesErrors<C>) {
+  } else if constexpr (FindsCodesFirst<C>) {
     const bool others_encode = seals && tile.count < block_tokens;
-    round_tokens<C>(context, tile, scratch.floats, scratch.stages, block);
-    encode_words_of_side<RoundedCodes<C>>(context, tile, scratch.floats, others_encode, block);
+    if constexpr (TrellisCodec<C>) {
+      follow_paths<C>(context, tile, scratch.floats, scratch.stages, block);
+    } else if constexpr (LevelCodec<C>) {
+      find_level_codes<C>(context, tile, block);
+    } else {
+      round_tokens<C>(context, tile, scratch.floats, scratch.stages, block);
+    }
+    encode_words_of_side<RoundedCodes<code_format<C>>>(context, tile, scratch.floats, others_encode,
+                                                       block);
   } else if constexpr (PlainCodec<C>) {
     encode_plain<C>(context, tile, block);
   } else if constexpr (PlaneCodec<C>) {

@@ -129,7 +129,7 @@ template <class Ref>
   const ClassShape& shape = call.r.shape;
   const bool in_pieces = can_seal_in_pieces<Ref>;
   call.launch = {in_pieces ? piece_tokens : block_tokens, in_pieces ? pieces_of_block : 1,
-                 shapes_errors<Ref> && in_pieces};
+                 rounds_by_warps<Ref> && in_pieces};
   const std::size_t bytes = append_shared_bytes<Ref>(shape, call.launch);
   if (Status s = allow_shared_bytes(encode_ahead_kernel<Ref>, bytes, wide_streams,
                                     "terse::cuda::KVCache: the program holds no code for this "

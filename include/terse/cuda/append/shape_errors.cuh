@@ -11,6 +11,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include "terse/config.hpp"
 #include "terse/core/math.hpp"
@@ -38,10 +39,10 @@ concept ShapesErrors = AffineCodec<C> && UsesCalibration<C> &&
   C::store_factor(context, 0, x, size, block);
 };
 
-/// A tile's numbers as the codes of C that they are.
-template <class C>
+/// A tile's numbers as the codes that they are, of as many bits as `Format`'s.
+template <AffineFormat Format>
 struct RoundedCodes {
-  static constexpr AffineFormat affine_format = C::affine_format;
+  static constexpr AffineFormat affine_format = Format;
   struct Step {
     float divisor, inverse, offset;
   };
@@ -475,7 +476,6 @@ __device__ __forceinline__ bool can_be_staged(const CodecContext& context) {
 
 /// Starts to bring what round_tokens reads of the stream's calibration to where it is read.
 /// `scratch [shaping_floats(width, stages)]` in shared memory, aligned to 16 bytes. By all threads.
-template <class C>
 __device__ __forceinline__ void begin_rounding(const CodecContext& context, float* scratch,
                                                bool stages) {
   if (context.calibration == nullptr) return;
@@ -523,12 +523,11 @@ __device__ __forceinline__ void round_tokens_of_width(const CodecContext& contex
   }
 }
 
-/// Makes the tile's numbers their codes, and stores the tokens' factors. After begin_rounding, with
-/// the same arguments; by all threads, which do not meet at the end.
-template <class C>
-__device__ void round_tokens(const CodecContext& context, const TokenTile& tile, float* scratch,
-                             bool stages, std::byte* block) {
-  static_assert(C::max_width <= most_dense_width);
+/// Calls `work(feedback, count)` with the feedback of the stream, where begin_rounding has left it
+/// with the same arguments, and, as a type, the channels of a lane. By all threads.
+template <class Work>
+__device__ __forceinline__ void with_feedback(const CodecContext& context, float* scratch,
+                                              bool stages, Work&& work) {
   const int width = context.width;
   if (stages && can_be_staged(context)) {
     const StagedFeedback feedback{in_shared(scratch + most_exchanging_warps * exchange_floats),
@@ -536,20 +535,31 @@ __device__ void round_tokens(const CodecContext& context, const TokenTile& tile,
     wait_for_feedback();
     __syncthreads();
     if (width <= 64) {
-      round_tokens_of_width<C, 2>(context, feedback, tile, scratch, block);
+      work(feedback, std::integral_constant<int, 2>{});
     } else {
-      round_tokens_of_width<C, 4>(context, feedback, tile, scratch, block);
+      work(feedback, std::integral_constant<int, 4>{});
     }
   } else {
     const GlobalFeedback feedback{context.calibration + CalibrationLayout{width}.feedback(), width};
     if (width <= 64) {
-      round_tokens_of_width<C, 2>(context, feedback, tile, scratch, block);
+      work(feedback, std::integral_constant<int, 2>{});
     } else if (width <= 128) {
-      round_tokens_of_width<C, 4>(context, feedback, tile, scratch, block);
+      work(feedback, std::integral_constant<int, 4>{});
     } else {
-      round_tokens_of_width<C, 8>(context, feedback, tile, scratch, block);
+      work(feedback, std::integral_constant<int, 8>{});
     }
   }
+}
+
+/// Makes the tile's numbers their codes, and stores the tokens' factors. After begin_rounding, with
+/// the same arguments; by all threads, which do not meet at the end.
+template <class C>
+__device__ void round_tokens(const CodecContext& context, const TokenTile& tile, float* scratch,
+                             bool stages, std::byte* block) {
+  static_assert(C::max_width <= most_dense_width);
+  with_feedback(context, scratch, stages, [&](auto feedback, auto count) {
+    round_tokens_of_width<C, decltype(count)::value>(context, feedback, tile, scratch, block);
+  });
 }
 
 }  // namespace detail

@@ -16,6 +16,7 @@
 
 #include "terse/config.hpp"
 #include "terse/cuda/attend/code_fields.cuh"
+#include "terse/cuda/attend/element_fields.cuh"
 #include "terse/cuda/warp/operands.cuh"
 #include "terse/quant/affine_group.hpp"
 
@@ -65,6 +66,9 @@ struct AffineKeys {
   /// Chunks of eight channels in a run of a lane: two of 2 and 3 bits, else one, or half of one.
   static constexpr bool two_chunks = codes_per_lane(bits) == 16;
   static constexpr float code_unit = Codes::unit;
+  static constexpr bool reads_next = ReadsNextChannels<Codes>;
+  /// Factors lie in the place of scales, a byte for 16 channels of a token.
+  static constexpr bool reads_factors = ReadsFactors<Codes>;
   /// Eight-channel chunks of a lane, in stored order.
   static constexpr int chunks = Width / 8;
   static constexpr int lane_chunks =
@@ -95,10 +99,17 @@ struct AffineKeys {
   __device__ __forceinline__ static bool has_chunk(int j, int t) {
     return (two_chunks ? 2 * (t + 4 * (j / 2)) + j % 2 : t + 4 * j) < chunks;
   }
-  /// Field of the chunk's first four channels in tile `m` of those that share words; the other four
-  /// have the next one, or, of 8 bits, words of their own.
+  /// Fields from a chunk's first four channels to the other four: 0 where those have words of their
+  /// own.
+  static constexpr int field_step = bits == 8 ? 0 : Codes::field_step;
+  /// Field of the chunk's first four channels in tile `m` of those that share words.
   __device__ static constexpr int first_field(int j, int m) {
-    return field_of<bits>(m, two_chunks ? j % 2 * 2 : 0);
+    return field_of<bits>(m, two_chunks ? j % 2 * (3 - field_step) : 0);
+  }
+  /// Pair of channels of the `i`-th register of chunk j's operands.
+  __device__ __forceinline__ static int channel_pair(int j, int i, int t) {
+    if constexpr (field_step != 2) return chunk(j, t) * 4 + i;
+    return chunk(j, t) / 2 * 8 + (first_field(j, 0) + i / 2 * field_step) * 2 + i % 2;
   }
 
   /// Bytes to the lane's tokens, in the first 16 or 32 of a block.
@@ -112,7 +123,9 @@ struct AffineKeys {
     return shared == 2 ? bundle_vector(bits, Side::key, Width, 0, run) * 64
                        : run * (bits == 8 ? 128 : 64);
   }
-  __device__ __forceinline__ static int param_offset(int j, int t) { return chunk(j, t) * 16; }
+  __device__ __forceinline__ static int param_offset(int j, int t) {
+    return reads_factors ? chunk(j, t) / 2 * 64 : chunk(j, t) * 16;
+  }
   /// The same from chunk 0 on, which is the same for all lanes where all have as many chunks.
   __device__ __forceinline__ static std::uint32_t code_step(int j, int t) {
     const int lane_t = even_chunks ? 0 : t;
@@ -128,23 +141,24 @@ struct AffineKeys {
     const Lane lane = this_lane();
     query.codes_at =
         pinned(static_cast<std::uint32_t>(token_offset(lane.g) + code_offset(0, lane.t)));
-    query.params_at = pinned(static_cast<std::uint32_t>(
-        per_channel ? param_offset(0, lane.t) : lane.g * (shared == 2 ? 4 : 8)));
+    query.params_at =
+        pinned(static_cast<std::uint32_t>(per_channel     ? param_offset(0, lane.t)
+                                          : reads_factors ? param_offset(0, lane.t) + lane.g * 4
+                                                          : lane.g * (shared == 2 ? 4 : 8)));
     const std::uint32_t* row = reinterpret_cast<const std::uint32_t*>(q + lane.g * stride);
     float partial[per_channel ? 1 : groups] = {};
 #pragma unroll
     for (int j = 0; j < lane_chunks; ++j) {
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
-        const std::uint32_t x = has_chunk(j, lane.t) ? row[chunk(j, lane.t) * 4 + i] : 0u;
+        const std::uint32_t x = has_chunk(j, lane.t) ? row[channel_pair(j, i, lane.t)] : 0u;
         const __half2 h = *reinterpret_cast<const __half2*>(&x);
         const float2 f = __half22float2(h);
         // A product by one frees the operands from the order in which they were loaded.
         if constexpr (per_channel) query.plain[tile][j][i] = multiply_half2(x, 0x3c003c00u);
 #pragma unroll
         for (int m = 0; m < shared; ++m) {
-          // Pairs i = 0, 1 lie in the first field of the chunk, 2 and 3 in the next one.
-          const int field = first_field(j, m) + (bits == 8 ? 0 : i / 2);
+          const int field = first_field(j, m) + i / 2 * field_step;
           const int position = Codes::position(field, i % 2);
           const float factor = 1.0f / static_cast<float>(1 << position);
           query.scaled[tile][j][m][i] = pack_half2(f.x * factor, f.y * factor);
@@ -239,11 +253,14 @@ struct AffineKeys {
             }
           }
         }
-        if constexpr (shared == 2) {
+        if constexpr (reads_next) {
+          if (j % 2 == 0) multiply_run(codes_at + code_step(j, lane.t), p, j, query, products);
+        } else if constexpr (shared == 2) {
           if (j % 2 == 0) load_pair(codes_at + code_step(j, lane.t), p, codes[p]);
           multiply_pair(codes[p], p, j, q, products);
         } else {
-          multiply_chunk(codes_at + code_step(j, lane.t), p, j, q, products);
+          multiply_chunk(codes_at + code_step(j, lane.t), params + scales + param_step(j, lane.t),
+                         p, j, q, products);
         }
       }
       if constexpr (!per_channel) {
@@ -268,8 +285,10 @@ struct AffineKeys {
   }
 
  private:
-  /// products += codes of chunk j, which lie at `at`, of the token half p, times q.
-  __device__ __forceinline__ static void multiply_chunk(std::uint32_t at, int p, int j,
+  /// products += codes of chunk j, which lie at `at` and their factors, if any, at `factors_at`, of
+  /// the token half p, times q.
+  __device__ __forceinline__ static void multiply_chunk(std::uint32_t at, std::uint32_t factors_at,
+                                                        int p, int j,
                                                         const std::uint32_t (&q)[Tiles][1][4],
                                                         float (&products)[Tiles][4][4]) {
     constexpr int tile_bytes = runs_per_lane(bits, Side::key, Width) * 64;
@@ -278,9 +297,13 @@ struct AffineKeys {
     const uint4 even = load_shared_16(tokens);
     uint4 odd = even;
     if constexpr (bits == 8) odd = load_shared_16(tokens + 64u);
-    const int field = first_field(j, 0), next = bits == 8 ? field : field + 1;
+    const int field = first_field(j, 0), next = field + field_step;
     const std::uint32_t e[4] = {even.x, even.y, even.z, even.w};
     const std::uint32_t o[4] = {odd.x, odd.y, odd.z, odd.w};
+    uint2 factors{};
+    if constexpr (reads_factors) {
+      factors = element_factors(load_shared_4(factors_at + static_cast<unsigned>(32 * p)));
+    }
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
       Codes first[2], second[2];
@@ -288,8 +311,73 @@ struct AffineKeys {
       for (int i = 0; i < 2; ++i) {
         first[i].set(0, e[2 * m + i]);
         second[i].set(0, o[2 * m + i]);
+        if constexpr (reads_factors) {
+          const std::uint32_t own =
+              permuted(m == 0 ? factors.x : factors.y, 0, i == 0 ? 0x1010 : 0x3232);
+          first[i].set_factors(own, own);
+          second[i].set_factors(own, own);
+        }
       }
       multiply_rows(first, second, field, next, 2 * p + m, 0, q, products);
+    }
+  }
+
+  /// products += levels of chunk j and the next, whose codes lie at `at`, of the token half p,
+  /// times the queries.
+  __device__ __forceinline__ static void multiply_run(std::uint32_t at, int p, int j,
+                                                      const Query& query,
+                                                      float (&products)[Tiles][4][4]) {
+    constexpr int runs = runs_per_lane(bits, Side::key, Width);
+    const bool is_last = 4 * (j / 2) + this_lane().t >= runs - 1;
+    const std::uint32_t tokens =
+        at + static_cast<std::uint32_t>(bundle_vector(bits, Side::key, Width, 2 * p, 0) * 64);
+    if constexpr (shared == 2) {
+      std::uint32_t words[2][Codes::words];  // of two tokens, and of those 16 on
+#pragma unroll
+      for (int v = 0; v < Codes::words; ++v) {
+        const uint2 x = load_shared_8(tokens + static_cast<unsigned>(v) * 64u);
+        words[0][v] = ordered(x.x);
+        words[1][v] = ordered(x.y);
+      }
+      uint2 next = load_shared_8(tokens + static_cast<unsigned>(Codes::words) * 64u);
+      if (is_last) next = {0, 0};
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        Codes codes[2];
+        codes[0].set_channels(Codes::word_of(words[0], m), next.x, m);
+        codes[1].set_channels(Codes::word_of(words[1], m), next.y, m);
+        multiply_chunks(codes, 2 * p + m, j, query, products);
+      }
+    } else {
+      const uint4 own = load_shared_16(tokens);
+      uint4 next = load_shared_16(tokens + 64u);
+      if (is_last) next = {0, 0, 0, 0};
+      const std::uint32_t o[4] = {own.x, own.y, own.z, own.w};
+      const std::uint32_t w[4] = {next.x, next.y, next.z, next.w};
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        Codes codes[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) codes[i].set_channels(o[2 * m + i], w[2 * m + i]);
+        multiply_chunks(codes, 2 * p + m, j, query, products);
+      }
+    }
+  }
+
+  /// products of m-tile `tile` += levels of chunk j and the next of two tokens, times the queries.
+  __device__ __forceinline__ static void multiply_chunks(const Codes (&codes)[2], int tile, int j,
+                                                         const Query& query,
+                                                         float (&products)[Tiles][4][4]) {
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      std::uint32_t q[Tiles][shared][4];
+#pragma unroll
+      for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) q[n][0][i] = query.scaled[n][j + k][0][i];
+      }
+      const int field = first_field(k, 0);
+      multiply_rows(codes, codes, field, field + field_step, tile, 0, q, products);
     }
   }
 
@@ -311,7 +399,7 @@ struct AffineKeys {
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
       const int field = first_field(j, m);
-      multiply_rows(codes, codes, field, field + 1, 2 * p + m, m, q, products);
+      multiply_rows(codes, codes, field, field + field_step, 2 * p + m, m, q, products);
     }
   }
 
@@ -399,10 +487,16 @@ struct AffineKeys {
         static_cast<std::uint32_t>(record.sections[format.has_min ? 2 : 1].offset_bytes);
 #pragma unroll
     for (int p = 0; p < 2; ++p) {
-      const uint2 raw = load_four(params + scales, group, p);
-      const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&raw.x));
-      const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&raw.y));
-      const float scale[4] = {low.x, low.y, high.x, high.y};
+      float scale[4] = {1.0f, 1.0f, 1.0f, 1.0f};
+      if constexpr (!reads_factors) {
+        const uint2 raw = load_four(params + scales, group, p);
+        const float2 low = __half22float2(*reinterpret_cast<const __half2*>(&raw.x));
+        const float2 high = __half22float2(*reinterpret_cast<const __half2*>(&raw.y));
+        scale[0] = low.x;
+        scale[1] = low.y;
+        scale[2] = high.x;
+        scale[3] = high.y;
+      }
       float minimum[4] = {};
       if constexpr (format.has_min) {
         const uint2 rest = load_four(params + minima, group, p);

@@ -14,6 +14,7 @@
 
 #include "terse/config.hpp"
 #include "terse/cuda/attend/code_fields.cuh"
+#include "terse/cuda/attend/element_fields.cuh"
 #include "terse/cuda/warp/operands.cuh"
 #include "terse/quant/affine_group.hpp"
 
@@ -27,6 +28,9 @@ struct AffineValues {
   static constexpr AffineFormat format = Codec::affine_format;
   static constexpr int bits = format.bits;
   using Codes = typename FieldsOf<Codec>::type;
+  static constexpr bool reads_next = ReadsNextChannels<Codes>;
+  /// Factors lie in the place of scales, a byte for 16 channels of a token.
+  static constexpr bool reads_factors = ReadsFactors<Codes>;
   static constexpr int fields = codes_per_lane(bits) / 4;
   /// Tiles of 16 channels whose codes share words, at other positions.
   static constexpr int shared = tiles_per_bundle(bits);
@@ -71,6 +75,7 @@ struct AffineValues {
   struct Places {
     std::uint32_t codes, scales;
     std::uint32_t corrections, in_block;  ///< in_block: all ones where corrections lie in the block
+    std::uint32_t next_codes;  ///< those of the next lane's channels, where they are read too
   };
   /// `ones`: shared address of 128 bytes of fp16 ones.
   __device__ __forceinline__ static Places places(std::uint32_t ones) {
@@ -81,14 +86,23 @@ struct AffineValues {
         static_cast<std::uint32_t>(record.sections[format.has_min ? 2 : 1].offset_bytes);
     const int codes = shared == 2 ? lane.g * 8 + lane.t * run_bytes
                                   : lane.g / 4 * tile_bytes + lane.g % 4 * 16 + lane.t * run_bytes;
-    const bool in_block = lane.g < groups;
+    // Factors are no halves, and need no correction: the ones stand in for it, times -centre = 0.
+    const bool in_block = !reads_factors && lane.g < groups;
     const auto four_tokens = static_cast<std::uint32_t>(lane.t) * 8u;
     Places x;
     x.codes = pinned(static_cast<std::uint32_t>(codes));
-    x.scales = pinned(scales + four_tokens);
+    x.scales =
+        pinned(reads_factors ? scales + static_cast<std::uint32_t>(lane.g / 4 * 64 + lane.t * 4)
+                             : scales + four_tokens);
     x.corrections = pinned(four_tokens +
                            (in_block ? minima + static_cast<std::uint32_t>(lane.g) * 128u : ones));
     x.in_block = pinned(in_block ? ~0u : 0u);
+    if constexpr (reads_next) {
+      const int step = shared == 2       ? (lane.g == 7 ? -56 : 8)
+                       : lane.g % 4 == 3 ? tile_bytes - 48
+                                         : 16;
+      x.next_codes = pinned(static_cast<std::uint32_t>(codes + step));
+    }
     return x;
   }
 
@@ -132,22 +146,29 @@ struct AffineValues {
         const int group = pair * 32 / group_channels;
 #pragma unroll
         for (int step = 0; step < 4; ++step) {
-          const uint2 scale_pair =
-              load_shared_8(scales + static_cast<unsigned>(group * 128 + step * 32));
+          uint2 scale_pair{};
+          if constexpr (!reads_factors) {
+            scale_pair = load_shared_8(scales + static_cast<unsigned>(group * 128 + step * 32));
+          }
 #pragma unroll
           for (int n = 0; n < Tiles; ++n) {
 #pragma unroll
             for (int m = 0; m < shared; ++m) {
-              b[n][step][m][0] = multiply_half2(weighted[n][step][m][0], scale_pair.x);
-              b[n][step][m][1] = multiply_half2(weighted[n][step][m][1], scale_pair.y);
+              const std::uint32_t(&p_of)[2] = weighted[n][step][m];
+              b[n][step][m][0] = reads_factors ? p_of[0] : multiply_half2(p_of[0], scale_pair.x);
+              b[n][step][m][1] = reads_factors ? p_of[1] : multiply_half2(p_of[1], scale_pair.y);
             }
           }
         }
       }
-      if constexpr (shared == 2) {
+      if constexpr (reads_next && shared == 2) {
+        multiply_paired_run(codes, block + places.next_codes, pair, b, sums);
+      } else if constexpr (reads_next) {
+        multiply_run(codes, block + places.next_codes, pair, b, sums);
+      } else if constexpr (shared == 2) {
         multiply_pair(codes, pair, b, sums);
       } else {
-        multiply_channels(codes, pair, b, sums);
+        multiply_channels(codes, scales, pair, b, sums);
       }
     }
   }
@@ -180,8 +201,10 @@ struct AffineValues {
   }
 
  private:
-  /// Channels 32 * pair and on; tokens of all four steps.
-  __device__ __forceinline__ static void multiply_channels(std::uint32_t codes_at, int pair,
+  /// Channels 32 * pair and on; tokens of all four steps. `factors_at`: where the lane's factors
+  /// are, if they are read.
+  __device__ __forceinline__ static void multiply_channels(std::uint32_t codes_at,
+                                                           std::uint32_t factors_at, int pair,
                                                            const std::uint32_t (&b)[Tiles][4][1][2],
                                                            Sums& sums) {
     std::uint32_t channels = codes_at + static_cast<std::uint32_t>(2 * pair * tile_bytes);
@@ -196,13 +219,102 @@ struct AffineValues {
 #pragma unroll
       for (int field = 0; field < fields; ++field) {
         const int step = word * fields + field;
+        uint2 factors{};
+        if constexpr (reads_factors) {
+          factors = element_factors(
+              load_shared_4(factors_at + static_cast<unsigned>(2 * pair * 64 + step * 16)));
+        }
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           Codes codes[2];
-          codes[0].set(0, w[2 * m]);
-          codes[1].set(0, w[2 * m + 1]);
+#pragma unroll
+          for (int i = 0; i < 2; ++i) {
+            codes[i].set(0, w[2 * m + i]);
+            if constexpr (reads_factors) codes[i].set_factors(factors.x, factors.y);
+          }
           multiply_rows(codes, field, 2 * pair + m, step, 0, b, sums);
         }
+      }
+    }
+  }
+
+  /// The same from codes that depend on those of the next two channels, of which the lane's last
+  /// two channels have theirs at `next_at`.
+  __device__ __forceinline__ static void multiply_run(std::uint32_t codes_at, std::uint32_t next_at,
+                                                      int pair,
+                                                      const std::uint32_t (&b)[Tiles][4][1][2],
+                                                      Sums& sums) {
+    const Lane lane = this_lane();
+    const bool is_last = pair == pairs - 1, is_half = Width % 32 != 0 && is_last;
+    auto step = static_cast<std::uint32_t>(2 * pair * tile_bytes);
+    if (is_half) step -= static_cast<std::uint32_t>(lane.g / 4 * tile_bytes);
+    const uint4 x = load_shared_16(codes_at + step);
+    // The last channels have none behind them, nor the record words.
+    const bool is_end = is_last && (is_half ? lane.g % 4 == 3 : lane.g == 7);
+    uint2 y = load_shared_8((is_end ? codes_at : next_at) + step);
+    if (is_end) y = {0, 0};
+    const std::uint32_t w[6] = {ordered(x.x), ordered(x.y), ordered(x.z),
+                                ordered(x.w), ordered(y.x), ordered(y.y)};
+#pragma unroll
+    for (int first = 0; first < 2; ++first) {
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        Codes codes[2];
+        codes[0].set(w[2 * m], w[2 * m + 1], w[2 * m + 2]);
+        codes[1].set(w[2 * m + 1], w[2 * m + 2], w[2 * m + 3]);
+#pragma unroll
+        for (int field = first; field < fields; field += 2) {
+          multiply_rows(codes, field, 2 * pair + m, field, 0, b, sums);
+        }
+      }
+    }
+  }
+
+  /// The same from words that hold two channels 16 apart. At `next_at` the last lane finds the
+  /// first one's words: their upper tile is that of the channels behind its lower one, and the
+  /// lower tile of the next words that behind its upper one.
+  __device__ __forceinline__ static void multiply_paired_run(
+      std::uint32_t codes_at, std::uint32_t next_at, int pair,
+      const std::uint32_t (&b)[Tiles][4][shared][2], Sums& sums) {
+    const Lane lane = this_lane();
+    const bool is_last = pair == pairs - 1, is_half = Width % 32 != 0 && is_last;
+    const auto words_from = [&](std::uint32_t at, int of_pair, std::uint32_t(&first)[Codes::words],
+                                std::uint32_t(&second)[Codes::words]) {
+      const int vectors = vectors_per_run(bits, Side::value, Width, 2 * of_pair);
+      at +=
+          static_cast<std::uint32_t>(bundle_vector(bits, Side::value, Width, 2 * of_pair, 0) * 64);
+      at -= static_cast<std::uint32_t>(lane.t * (run_bytes - vectors * 64));
+#pragma unroll
+      for (int v = 0; v < Codes::words; ++v) {
+        const uint2 x =
+            v < vectors ? load_shared_8(at + static_cast<unsigned>(v) * 64u) : uint2{0, 0};
+        first[v] = ordered(x.x);
+        second[v] = ordered(x.y);
+      }
+    };
+    std::uint32_t own[2][Codes::words], next[2][Codes::words], behind[2][Codes::words] = {};
+    words_from(codes_at, pair, own[0], own[1]);
+    words_from(next_at, pair, next[0], next[1]);
+    if (!is_last) words_from(next_at, pair + 1, behind[0], behind[1]);
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      if (32 * pair + 16 * m >= Width) continue;
+      using Word = typename Codes::Word;
+      const auto next_of = [&](int i) -> Word {
+        const Word across = m == 1    ? Codes::word_of(behind[i], 0)
+                            : is_half ? Word{}
+                                      : Codes::word_of(next[i], 1);
+        return Codes::choose(lane.g == 7, across, Codes::word_of(next[i], m));
+      };
+      const Word w[4] = {Codes::word_of(own[0], m), Codes::word_of(own[1], m), next_of(0),
+                         next_of(1)};
+      Codes codes[2];
+      codes[0].set(w[0], w[1], w[2]);
+      codes[1].set(w[1], w[2], w[3]);
+#pragma unroll
+      for (int i = 0; i < fields; ++i) {
+        const int field = i / 2 + i % 2 * 2;
+        multiply_rows(codes, field, 2 * pair + m, field, m, b, sums);
       }
     }
   }
@@ -230,7 +342,8 @@ struct AffineValues {
     for (int m = 0; m < 2; ++m) {
       if (32 * pair + 16 * m >= Width) continue;
 #pragma unroll
-      for (int step = 0; step < fields; ++step) {
+      for (int i = 0; i < fields; ++i) {
+        const int step = Codes::field_step == 2 ? i / 2 + i % 2 * 2 : i;
         multiply_rows(codes, field_of<bits>(m, step), 2 * pair + m, step, m, b, sums);
       }
     }

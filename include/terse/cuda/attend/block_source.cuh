@@ -10,8 +10,10 @@
 #include "terse/config.hpp"
 #include "terse/cuda/attend/affine_keys.cuh"
 #include "terse/cuda/attend/affine_values.cuh"
+#include "terse/cuda/attend/element_fields.cuh"
 #include "terse/cuda/attend/level_fields.cuh"
 #include "terse/cuda/attend/plain_blocks.cuh"
+#include "terse/cuda/attend/trellis_fields.cuh"
 #include "terse/cuda/attend/work_division.cuh"
 #include "terse/cuda/warp/block_ring.cuh"
 #include "terse/policy/identity.hpp"
@@ -38,8 +40,22 @@ struct ReadersOf<Codec, Width, Tiles> {
 };
 template <TokenLevels Codec, int Width, int Tiles>
 struct ReadersOf<Codec, Width, Tiles> {
-  using Keys = AffineKeys<LevelsAsAffine<Codec>, Width, Tiles>;
-  using Values = AffineValues<LevelsAsAffine<Codec>, Width, Tiles>;
+  using Affine = LevelsAsAffine<Codec, Codec::bits, LaneLevels<Codec>>;
+  using Keys = AffineKeys<Affine, Width, Tiles>;
+  using Values = AffineValues<Affine, Width, Tiles>;
+};
+template <ScaledElements Codec, int Width, int Tiles>
+struct ReadersOf<Codec, Width, Tiles> {
+  using Affine = LevelsAsAffine<Codec, Codec::bits, LaneElements<Codec>>;
+  using Keys = AffineKeys<Affine, Width, Tiles>;
+  using Values = AffineValues<Affine, Width, Tiles>;
+};
+template <TrellisFields Codec, int Width, int Tiles>
+struct ReadersOf<Codec, Width, Tiles> {
+  static constexpr int bits = Codec::trellis_spec.bits;
+  using Affine = LevelsAsAffine<Codec, bits, LaneTrellis<bits>>;
+  using Keys = std::conditional_t<bits == 1, void, AffineKeys<Affine, Width, Tiles>>;
+  using Values = AffineValues<Affine, Width, Tiles>;
 };
 template <PlainCodec Codec, int Width, int Tiles>
 struct ReadersOf<Codec, Width, Tiles> {
@@ -65,6 +81,12 @@ consteval const char* reader_name() {
                          : "affine_8_bit_per_token";
   } else if constexpr (TokenLevels<Codec>) {
     return Codec::bits == 2 ? "levels_2_bit" : Codec::bits == 3 ? "levels_3_bit" : "levels_4_bit";
+  } else if constexpr (ScaledElements<Codec>) {
+    return "elements_4_bit";
+  } else if constexpr (TrellisFields<Codec>) {
+    return Codec::trellis_spec.bits == 1   ? "trellis_1_bit"
+           : Codec::trellis_spec.bits == 2 ? "trellis_2_bit"
+                                           : "trellis_3_bit";
   } else if constexpr (PlainCodec<Codec>) {
     return Codec::plain_format == PlainFormat::f16 ? "plain_f16" : "plain_e4m3";
   } else if constexpr (ExponentPlanes<Codec>) {

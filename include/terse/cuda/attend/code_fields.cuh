@@ -9,6 +9,8 @@
 #include <cstdint>
 
 #include "terse/config.hpp"
+#include "terse/cuda/warp/operands.cuh"
+#include "terse/policy/record.hpp"
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/codes.hpp"
 
@@ -17,11 +19,18 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
+/// A word's bytes in the order of the neighbours whose codes they hold.
+__device__ __forceinline__ std::uint32_t ordered(std::uint32_t word) {
+  return permuted(word, 0, 0x3120);
+}
+
 /// Words of one lane of a bundle.
 template <int Bits>
 struct LaneCodes {
   static constexpr int words = words_per_bundle(Bits);
   static constexpr float unit = 16777216.0f;  ///< what undoes the exponent of codes
+  /// Between two fields that are best read one after the other: 1, or 2 of four in a byte.
+  static constexpr int field_step = 1;
   /// How far codes move down whose byte is the upper one of a half. Of 3 bits, what also brings the
   /// upper part of a code that lies across bytes next to its lower part.
   static constexpr int move = Bits == 3 ? 5 : 8;
@@ -57,10 +66,37 @@ struct LaneCodes {
   }
 };
 
+/// Fields that depend on codes of the next two channels too.
+template <class Codes>
+concept ReadsNextChannels = requires(Codes codes, typename Codes::Word word) {
+  codes.set(word, word, word);
+};
+
+/// Fields with a factor each for 16 channels of a token, of which element_factors makes halves.
+template <class Codes>
+concept ReadsFactors = requires(Codes codes, std::uint32_t pair) {
+  codes.set_factors(pair, pair);
+};
+
 /// How a codec's words become operands.
 template <class Codec>
 struct FieldsOf {
   using type = LaneCodes<AffineFormat{Codec::affine_format}.bits>;
+};
+
+/// What the readers of affine codes take a codec for whose fields are levels, with a factor per
+/// token or their own.
+template <class Codec, int Bits, class Fields>
+struct LevelsAsAffine {
+  static constexpr AffineFormat affine_format{.bits = Bits};
+
+  TERSE_HOST_DEVICE static constexpr Record record(Side side, int width) noexcept {
+    return Codec::record(side, width);
+  }
+};
+template <class Codec, int Bits, class Fields>
+struct FieldsOf<LevelsAsAffine<Codec, Bits, Fields>> {
+  using type = Fields;
 };
 
 }  // namespace detail

@@ -8,7 +8,7 @@
 #include "terse/config.hpp"
 #include "terse/core/scalar.hpp"
 #include "terse/cuda/attend/code_fields.cuh"
-#include "terse/policy/record.hpp"
+#include "terse/cuda/warp/operands.cuh"
 #include "terse/quant/affine_group.hpp"
 #include "terse/quant/level_codes.hpp"
 
@@ -17,13 +17,11 @@ inline namespace TERSE_FLAGS_NAMESPACE {
 namespace cuda {
 namespace detail {
 
-/// Levels in fp16, cut into words of which a byte permutation takes any bytes.
-template <class Codec>
-struct LevelTable {
-  static constexpr unsigned top_code = (1u << Codec::bits) - 1u;
-
+/// Levels of `Format` in fp16, cut into words of which a byte permutation takes any bytes.
+template <class Format>
+struct LevelBytes {
   [[nodiscard]] static consteval std::uint32_t half(unsigned code) noexcept {
-    return to_f16(Codec::level_format::level(code)).bits;
+    return to_f16(Format::level(code)).bits;
   }
   /// Levels of codes `first` and the next, each in a half.
   [[nodiscard]] static consteval std::uint32_t pair(unsigned first) noexcept {
@@ -35,6 +33,13 @@ struct LevelTable {
     for (unsigned i = 0; i < 4; ++i) word |= (half(first + i) >> shift & 0xffu) << 8 * i;
     return word;
   }
+};
+
+template <class Codec>
+struct LevelTable : LevelBytes<typename Codec::level_format> {
+  using LevelBytes<typename Codec::level_format>::half;
+  static constexpr unsigned top_code = (1u << Codec::bits) - 1u;
+
   /// Whether fp16 holds all levels but for rounding, and factors are what is stored. Of 4 bits only
   /// the upper eight levels are looked up: they are not negative, and the others their opposites.
   [[nodiscard]] static consteval bool serves() noexcept {
@@ -58,101 +63,113 @@ template <class C>
 concept TokenLevels = LevelCodec<C> && !AffineCodec<C> && C::level_format::group == 0 &&
                       std::same_as<typename C::Scale, F16> && LevelTable<C>::serves();
 
-/// Bytes of the eight of `low` and `high` that the lower four nibbles of `which` name, which are
-/// below 8.
-__device__ __forceinline__ std::uint32_t permuted(std::uint32_t low, std::uint32_t high,
-                                                  std::uint32_t which) {
-  std::uint32_t r;
-  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(low), "r"(high), "r"(which));
-  return r;
-}
-
 /// Words of one lane of a bundle, read as levels: as LaneCodes, with levels for codes.
 template <class Codec, int Bits = Codec::bits>
 struct LaneLevels;
 
+/// Levels of two bits each, whose bytes are in the order of neighbours: of the `field`-th of a
+/// byte, neighbours 0 and 1 or (`half` 1) 2 and 3.
+template <class Bytes>
+[[nodiscard]] __device__ __forceinline__ std::uint32_t pair_of_two_bits(std::uint32_t codes,
+                                                                        int field, int half) {
+  // The two bytes of a level in the table are those at twice its code and behind it.
+  const std::uint32_t which = (codes >> 2 * field & 0x03030303u) * 0x22u + 0x10101010u;
+  return permuted(Bytes::pair(0), Bytes::pair(2), which >> 16 * half);
+}
+
 template <class Codec>
 struct LaneLevels<Codec, 2> {
-  using Table = LevelTable<Codec>;
   static constexpr int words = 1;
   static constexpr float unit = 1.0f;
+  static constexpr int field_step = 1;
 
   std::uint32_t bytes;  // of the word, in the order of neighbours
 
-  __device__ __forceinline__ void set(int, std::uint32_t word) {
-    bytes = permuted(word, 0, 0x3120);
-  }
+  __device__ __forceinline__ void set(int, std::uint32_t word) { bytes = ordered(word); }
   [[nodiscard]] __device__ __forceinline__ std::uint32_t pair(int field, int half) const {
-    // The two bytes of a level in the table are those at twice its code and behind it.
-    const std::uint32_t which = (bytes >> 2 * field & 0x03030303u) * 0x22u + 0x10101010u;
-    return permuted(Table::pair(0), Table::pair(2), which >> 16 * half);
+    return pair_of_two_bits<LevelTable<Codec>>(bytes, field, half);
   }
   [[nodiscard]] __device__ static constexpr int position(int, int) { return 0; }
 };
 
+/// Levels from `First` on of eight nibbles, below 8 each, whose bytes are in the order of
+/// neighbours: of the field in the lower or (`is_upper`) the upper nibbles, neighbours 0 and 1 or
+/// (`half` 1) 2 and 3. `flipped`: bits of the levels' upper bytes that change, a byte for each
+/// nibble of a half.
+template <class Bytes, unsigned First = 0>
+[[nodiscard]] __device__ __forceinline__ std::uint32_t pair_of_nibbles(std::uint32_t nibbles,
+                                                                       bool is_upper, int half,
+                                                                       std::uint32_t flipped = 0) {
+  const std::uint32_t which = nibbles >> 16 * half;
+  return permuted(permuted(Bytes::bytes(First, 0), Bytes::bytes(First + 4, 0), which),
+                  permuted(Bytes::bytes(First, 8), Bytes::bytes(First + 4, 8), which) ^ flipped,
+                  is_upper ? 0x7351 : 0x6240);
+}
+
+/// The same of levels whose upper eight are not negative, and the lower ones their opposites.
+struct SignedNibbles {
+  std::uint32_t nibbles;     // all values below 16
+  std::uint32_t magnitudes;  // their places from the middle on
+
+  __device__ __forceinline__ void set(std::uint32_t values) {
+    nibbles = values;
+    const std::uint32_t upper = values & 0x88888888u;
+    magnitudes = (values ^ ~(upper - (upper >> 3))) & 0x77777777u;
+  }
+  template <class Bytes>
+  [[nodiscard]] __device__ __forceinline__ std::uint32_t pair(bool is_upper, int half) const {
+    // A byte permutation spreads the uppermost bits of nibbles over bytes.
+    const std::uint32_t not_negative = permuted(nibbles << 4, nibbles, half == 0 ? 0xd9c8 : 0xfbea);
+    return pair_of_nibbles<Bytes, 8>(magnitudes, is_upper, half, ~not_negative & 0x80808080u);
+  }
+};
+
+/// Codes of 3 bits in nibbles, of a lane's bundle `v` whose bytes are in the order of neighbours:
+/// of tile `tile` fields 0 and 2 (`odd` 0) or 1 and 3.
+[[nodiscard]] __device__ __forceinline__ std::uint32_t nibbles_of_three_bits(
+    const std::uint32_t (&v)[words_per_bundle(3)], int tile, int odd) {
+  constexpr std::uint32_t bytes = 0x01010101;
+  switch (2 * tile + odd) {  // code_field's bits, moved
+    case 0:
+      return (v[0] >> 2 & 0x07 * bytes) | (v[1] << 3 & 0x70 * bytes);
+    case 1:
+      return (v[0] >> 5 & 0x07 * bytes) | (v[1] & 0x70 * bytes);
+    case 2:
+      return (v[0] & 0x03 * bytes) | (v[1] >> 5 & 0x04 * bytes) | (v[2] << 1 & 0x70 * bytes);
+    default:
+      return (v[2] & 0x07 * bytes) | (v[1] << 4 & 0x10 * bytes) | (v[2] >> 1 & 0x60 * bytes);
+  }
+}
+
 template <class Codec>
 struct LaneLevels<Codec, 3> {
-  using Table = LevelTable<Codec>;
-  using Lane = LaneCodes<3>;
-  static constexpr int words = Lane::words;
+  static constexpr int words = words_per_bundle(3);
   static constexpr float unit = 1.0f;
+  static constexpr int field_step = 2;
 
-  Lane lane;
+  std::uint32_t v[words];  // bytes in the order of neighbours
 
-  __device__ __forceinline__ void set(int vector, std::uint32_t word) { lane.set(vector, word); }
+  __device__ __forceinline__ void set(int vector, std::uint32_t word) { v[vector] = ordered(word); }
   [[nodiscard]] __device__ __forceinline__ std::uint32_t pair(int field, int half) const {
-    // Both halves of a field, for they share permutations: nibbles 0 and 1, and 2 and 3.
-    const std::uint32_t which = codes(field, 0) + (codes(field, 1) << 8);
-    return permuted(permuted(Table::bytes(0, 0), Table::bytes(4, 0), which),
-                    permuted(Table::bytes(0, 8), Table::bytes(4, 8), which),
-                    half == 0 ? 0x5140 : 0x7362);
+    return pair_of_nibbles<LevelTable<Codec>>(nibbles_of_three_bits(v, field / 4, field % 2),
+                                              field % 4 >= 2, half);
   }
   [[nodiscard]] __device__ static constexpr int position(int, int) { return 0; }
-
- private:
-  /// Two codes in nibbles 0 and 1.
-  [[nodiscard]] __device__ __forceinline__ std::uint32_t codes(int field, int half) const {
-    const std::uint32_t x = lane.pair(field, half) >> Lane::position(field, half);
-    return x + (x >> 12);
-  }
 };
 
 template <class Codec>
 struct LaneLevels<Codec, 4> {
-  using Table = LevelTable<Codec>;
   static constexpr int words = 1;
   static constexpr float unit = 1.0f;
+  static constexpr int field_step = 1;
 
-  std::uint32_t upper;       // the uppermost bits of codes
-  std::uint32_t magnitudes;  // their places from the middle on, in nibbles; bytes 0, 2, 1, 3
+  SignedNibbles codes;
 
-  __device__ __forceinline__ void set(int, std::uint32_t word) {
-    upper = word & 0x88888888u;
-    magnitudes = permuted((word ^ (upper - (upper >> 3)) ^ 0x77777777u) & 0x77777777u, 0, 0x3120);
-  }
+  __device__ __forceinline__ void set(int, std::uint32_t word) { codes.set(ordered(word)); }
   [[nodiscard]] __device__ __forceinline__ std::uint32_t pair(int field, int half) const {
-    const std::uint32_t which = magnitudes >> 16 * half;
-    const std::uint32_t sizes = permuted(permuted(Table::bytes(8, 0), Table::bytes(12, 0), which),
-                                         permuted(Table::bytes(8, 8), Table::bytes(12, 8), which),
-                                         field == 0 ? 0x6240 : 0x7351);
-    return sizes | (~(upper << (12 - 4 * field - 8 * half)) & 0x80008000u);
+    return codes.template pair<LevelTable<Codec>>(field == 1, half);
   }
   [[nodiscard]] __device__ static constexpr int position(int, int) { return 0; }
-};
-
-/// What the readers of affine codes are to take such a codec for.
-template <TokenLevels Codec>
-struct LevelsAsAffine {
-  static constexpr AffineFormat affine_format{.bits = Codec::bits};  // a factor per token
-
-  TERSE_HOST_DEVICE static constexpr Record record(Side side, int width) noexcept {
-    return Codec::record(side, width);
-  }
-};
-
-template <class Codec>
-struct FieldsOf<LevelsAsAffine<Codec>> {
-  using type = LaneLevels<Codec>;
 };
 
 }  // namespace detail

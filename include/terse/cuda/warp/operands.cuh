@@ -30,6 +30,15 @@ __device__ __forceinline__ std::uint32_t pinned(std::uint32_t x) {
   return x;
 }
 
+/// Bytes of the eight of `low` and `high` that the lower four nibbles of `which` name; eight more
+/// than a byte's number stands for its uppermost bit, eight times.
+__device__ __forceinline__ std::uint32_t permuted(std::uint32_t low, std::uint32_t high,
+                                                  std::uint32_t which) {
+  std::uint32_t r;
+  asm("prmt.b32 %0, %1, %2, %3;" : "=r"(r) : "r"(low), "r"(high), "r"(which));
+  return r;
+}
+
 /// c += a b, fp16 operands, fp32 sums. Subnormal operands are exact.
 __device__ __forceinline__ void multiply_add(float (&c)[4], std::uint32_t a0, std::uint32_t a1,
                                              std::uint32_t a2, std::uint32_t a3, std::uint32_t b0,
@@ -137,8 +146,18 @@ __device__ __forceinline__ std::uint32_t load_shared_4(std::uint32_t address) {
   return r;
 }
 
+__device__ __forceinline__ void store_shared_1(std::uint32_t address, std::uint32_t byte) {
+  asm volatile("st.shared.u8 [%0], %1;" ::"r"(address), "r"(byte) : "memory");
+}
+
 __device__ __forceinline__ void store_shared_4(std::uint32_t address, std::uint32_t value) {
   asm volatile("st.shared.u32 [%0], %1;" ::"r"(address), "r"(value) : "memory");
+}
+
+__device__ __forceinline__ void store_shared_16(std::uint32_t address, const uint4& x) {
+  asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(address), "r"(x.x), "r"(x.y), "r"(x.z),
+               "r"(x.w)
+               : "memory");
 }
 
 /// Two e4m3 numbers in the low 16 bits as {low, high} fp16, exactly.
