@@ -65,6 +65,7 @@ struct AffineKeys {
   static constexpr int shared = tiles_per_bundle(bits);
   /// Chunks of eight channels in a run of a lane: two of 2 and 3 bits, else one, or half of one.
   static constexpr bool two_chunks = codes_per_lane(bits) == 16;
+  static constexpr int run_chunks = two_chunks ? 2 : 1;
   static constexpr float code_unit = Codes::unit;
   static constexpr bool reads_next = ReadsNextChannels<Codes>;
   /// Factors lie in the place of scales, a byte for 16 channels of a token.
@@ -209,9 +210,8 @@ struct AffineKeys {
         }
       }
     }
-    Codes codes[2][2];  // [token half, lane], of 3 bits
 #pragma unroll
-    for (int j = 0; j < lane_chunks; ++j) {
+    for (int j = 0; j < lane_chunks; j += run_chunks) {
       if constexpr (!per_channel) {
         if (groups > 1 && j % chunks_per_group == 0) {
 #pragma unroll
@@ -224,47 +224,49 @@ struct AffineKeys {
           }
         }
       }
-      std::uint32_t q[Tiles][shared][4];
+      std::uint32_t q[run_chunks][Tiles][shared][4];
 #pragma unroll
       for (int p = 0; p < 2; ++p) {
-        if constexpr (per_channel) {
-          if (p == 0 || format.group == 32) {
-            const uint4 scale = load_shared_16(
-                params + scales + static_cast<unsigned>(p * 32 / format.group * Width * 2) +
-                param_step(j, lane.t));
+#pragma unroll
+        for (int k = 0; k < run_chunks; ++k) {
+          if constexpr (per_channel) {
+            if (p == 0 || format.group == 32) {
+              const uint4 scale = load_shared_16(
+                  params + scales + static_cast<unsigned>(p * 32 / format.group * Width * 2) +
+                  param_step(j + k, lane.t));
+#pragma unroll
+              for (int n = 0; n < Tiles; ++n) {
+#pragma unroll
+                for (int m = 0; m < shared; ++m) {
+                  q[k][n][m][0] = multiply_half2(query.scaled[n][j + k][m][0], scale.x);
+                  q[k][n][m][1] = multiply_half2(query.scaled[n][j + k][m][1], scale.y);
+                  q[k][n][m][2] = multiply_half2(query.scaled[n][j + k][m][2], scale.z);
+                  q[k][n][m][3] = multiply_half2(query.scaled[n][j + k][m][3], scale.w);
+                }
+              }
+            }
+          } else {
 #pragma unroll
             for (int n = 0; n < Tiles; ++n) {
 #pragma unroll
               for (int m = 0; m < shared; ++m) {
-                q[n][m][0] = multiply_half2(query.scaled[n][j][m][0], scale.x);
-                q[n][m][1] = multiply_half2(query.scaled[n][j][m][1], scale.y);
-                q[n][m][2] = multiply_half2(query.scaled[n][j][m][2], scale.z);
-                q[n][m][3] = multiply_half2(query.scaled[n][j][m][3], scale.w);
+#pragma unroll
+                for (int i = 0; i < 4; ++i) q[k][n][m][i] = query.scaled[n][j + k][m][i];
               }
             }
           }
-        } else {
-#pragma unroll
-          for (int n = 0; n < Tiles; ++n) {
-#pragma unroll
-            for (int m = 0; m < shared; ++m) {
-#pragma unroll
-              for (int i = 0; i < 4; ++i) q[n][m][i] = query.scaled[n][j][m][i];
-            }
-          }
         }
-        if constexpr (reads_next) {
-          if (j % 2 == 0) multiply_run(codes_at + code_step(j, lane.t), p, j, query, products);
-        } else if constexpr (shared == 2) {
-          if (j % 2 == 0) load_pair(codes_at + code_step(j, lane.t), p, codes[p]);
-          multiply_pair(codes[p], p, j, q, products);
+        const std::uint32_t at = codes_at + code_step(j, lane.t);
+        if constexpr (!two_chunks) {
+          multiply_chunk(at, params + scales + param_step(j, lane.t), p, j, q[0], products);
+        } else if constexpr (reads_next) {
+          multiply_following_run(at, p, j, q, products);
         } else {
-          multiply_chunk(codes_at + code_step(j, lane.t), params + scales + param_step(j, lane.t),
-                         p, j, q, products);
+          multiply_run(at, p, q, products);
         }
       }
       if constexpr (!per_channel) {
-        if ((j + 1) % chunks_per_group == 0) {
+        if ((j + run_chunks) % chunks_per_group == 0) {
           add_scaled(params, j / chunks_per_group, query, norm, products, s);
         }
       }
@@ -322,11 +324,39 @@ struct AffineKeys {
     }
   }
 
-  /// products += levels of chunk j and the next, whose codes lie at `at`, of the token half p,
-  /// times the queries.
-  __device__ __forceinline__ static void multiply_run(std::uint32_t at, int p, int j,
-                                                      const Query& query,
-                                                      float (&products)[Tiles][4][4]) {
+  /// products += codes of a run's two chunks, which lie at `at`, of the token half p, times q.
+  __device__ __forceinline__ static void multiply_run(
+      std::uint32_t at, int p, const std::uint32_t (&q)[run_chunks][Tiles][shared][4],
+      float (&products)[Tiles][4][4]) {
+    const std::uint32_t tokens =
+        at + static_cast<std::uint32_t>(bundle_vector(bits, Side::key, Width, 2 * p, 0) * 64);
+    if constexpr (shared == 2) {
+      Codes codes[2];  // of two tokens, and of those 16 on
+#pragma unroll
+      for (int v = 0; v < Codes::words; ++v) {
+        const uint2 x = load_shared_8(tokens + static_cast<unsigned>(v) * 64u);
+        codes[0].set(v, x.x);
+        codes[1].set(v, x.y);
+      }
+#pragma unroll
+      for (int m = 0; m < 2; ++m) multiply_chunks(codes, m, 2 * p + m, q, products);
+    } else {
+      const uint4 x = load_shared_16(tokens);
+      const std::uint32_t w[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+      for (int m = 0; m < 2; ++m) {
+        Codes codes[2];
+#pragma unroll
+        for (int i = 0; i < 2; ++i) codes[i].set(0, w[2 * m + i]);
+        multiply_chunks(codes, 0, 2 * p + m, q, products);
+      }
+    }
+  }
+
+  /// The same of codes that depend on those of the next channels; j is the run's first chunk.
+  __device__ __forceinline__ static void multiply_following_run(
+      std::uint32_t at, int p, int j, const std::uint32_t (&q)[run_chunks][Tiles][shared][4],
+      float (&products)[Tiles][4][4]) {
     constexpr int runs = runs_per_lane(bits, Side::key, Width);
     const bool is_last = 4 * (j / 2) + this_lane().t >= runs - 1;
     const std::uint32_t tokens =
@@ -346,7 +376,7 @@ struct AffineKeys {
         Codes codes[2];
         codes[0].set_channels(Codes::word_of(words[0], m), next.x, m);
         codes[1].set_channels(Codes::word_of(words[1], m), next.y, m);
-        multiply_chunks(codes, 2 * p + m, j, query, products);
+        multiply_chunks(codes, 0, 2 * p + m, q, products);
       }
     } else {
       const uint4 own = load_shared_16(tokens);
@@ -359,47 +389,20 @@ struct AffineKeys {
         Codes codes[2];
 #pragma unroll
         for (int i = 0; i < 2; ++i) codes[i].set_channels(o[2 * m + i], w[2 * m + i]);
-        multiply_chunks(codes, 2 * p + m, j, query, products);
+        multiply_chunks(codes, 0, 2 * p + m, q, products);
       }
     }
   }
 
-  /// products of m-tile `tile` += levels of chunk j and the next of two tokens, times the queries.
-  __device__ __forceinline__ static void multiply_chunks(const Codes (&codes)[2], int tile, int j,
-                                                         const Query& query,
-                                                         float (&products)[Tiles][4][4]) {
+  /// products of m-tile `tile` += a run's two chunks of two tokens, of tile `m` of those that share
+  /// words, times the queries.
+  __device__ __forceinline__ static void multiply_chunks(
+      const Codes (&codes)[2], int m, int tile,
+      const std::uint32_t (&q)[run_chunks][Tiles][shared][4], float (&products)[Tiles][4][4]) {
 #pragma unroll
-    for (int k = 0; k < 2; ++k) {
-      std::uint32_t q[Tiles][shared][4];
-#pragma unroll
-      for (int n = 0; n < Tiles; ++n) {
-#pragma unroll
-        for (int i = 0; i < 4; ++i) q[n][0][i] = query.scaled[n][j + k][0][i];
-      }
-      const int field = first_field(k, 0);
-      multiply_rows(codes, codes, field, field + field_step, tile, 0, q, products);
-    }
-  }
-
-  /// Words of two neighbouring tokens, and of those 16 on, that hold a chunk at `at` and the next.
-  __device__ __forceinline__ static void load_pair(std::uint32_t at, int p, Codes (&codes)[2]) {
-    const std::uint32_t tokens =
-        at + static_cast<std::uint32_t>(bundle_vector(bits, Side::key, Width, 2 * p, 0) * 64);
-#pragma unroll
-    for (int v = 0; v < Codes::words; ++v) {
-      const uint2 x = load_shared_8(tokens + static_cast<unsigned>(v) * 64u);
-      codes[0].set(v, x.x);
-      codes[1].set(v, x.y);
-    }
-  }
-
-  __device__ __forceinline__ static void multiply_pair(const Codes (&codes)[2], int p, int j,
-                                                       const std::uint32_t (&q)[Tiles][shared][4],
-                                                       float (&products)[Tiles][4][4]) {
-#pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      const int field = first_field(j, m);
-      multiply_rows(codes, codes, field, field + field_step, 2 * p + m, m, q, products);
+    for (int k = 0; k < run_chunks; ++k) {
+      const int field = first_field(k, m);
+      multiply_rows(codes, codes, field, field + field_step, tile, m, q[k], products);
     }
   }
 
