@@ -106,4 +106,13 @@ void check_rows(const D& d, SequenceId s, int rows, const AttendParams& params =
                              query_rows(d.shape(), 5, d.length(s) - rows, rows), params);
 }
 
+/// Few rows over 333 tokens in steps of 100, of a policy with 64 channels a head.
+template <class P>
+void check_few_rows(const PolicyConfig<PolicyOf<P>>& policy = {}) {
+  Driver<PagedLayout<>, P> d(device_config(12, 2, 64, 1024), policy);
+  const SequenceId s = d.create();
+  REQUIRE(d.fill(s, 333, 100).ok());
+  for (const int rows : {1, 3}) check_rows<cuda::HeadDims<64>>(d, s, rows);
+}
+
 }  // namespace terse::tests

@@ -2,8 +2,8 @@
 
 namespace {
 
-/// Scales of a tensor, so small that groups have large ones; one side of another reader's.
-using SmallScale = terse::NvFp4Scaled<terse::NvFp4Spec{.tensor_scale_log2 = -10}>;
+/// A scale of the tensor so small that groups have the largest ones; one side of another reader's.
+using SmallScale = terse::NvFp4Scaled<terse::NvFp4Spec{.tensor_scale_log2 = -12}>;
 using FinerKeys = terse::KeyValue<SmallScale, terse::Int8>;
 using FinerValues = terse::KeyValue<terse::Int8, SmallScale>;
 

@@ -11,22 +11,10 @@ using namespace terse::tests;
 
 namespace {
 
-using Dims = cuda::HeadDims<64>;  // kernels take long to compile
-
-CacheConfig twin_config(int head_dim) {
-  return {.num_layers = 2,
-          .num_query_heads = 4,
-          .num_kv_heads = 2,
-          .head_dim = head_dim,
-          .max_sequences = 3,
-          .max_tokens = 512,
-          .max_step_tokens = 70};
-}
-
 template <class P>
 void run(std::uint64_t seed, int head_dim) {
   INFO("head dimension " << head_dim);
-  Twin<PagedLayout<>, P> twin(twin_config(head_dim));
+  Twin<PagedLayout<>, P> twin(two_layers(head_dim));
   TwinRun<Twin<PagedLayout<>, P>> calls(twin, seed);
   REQUIRE(calls.go(40) == "");
 }
@@ -35,11 +23,7 @@ template <class P>
 void check_attention() {
   using Ref = KVCacheRef<PagedLayout<>, PolicyOf<P>>;
   CHECK(std::string(cuda::key_kernel_name<Ref, 64>()) == "decode");
-  Driver<PagedLayout<>, P> d(device_config(12, 2, 64, 1024));
-  const SequenceId s = d.create();
-  REQUIRE(d.fill(s, 333, 100).ok());
-  check_rows<Dims>(d, s, 1);
-  check_rows<Dims>(d, s, 3);
+  check_few_rows<P>();
 }
 
 }  // namespace
@@ -60,7 +44,7 @@ TEST_CASE("steps searched for each token on host and device", "[cuda][calibrated
     PolicyConfig<PolicyOf<Shaped4Searched>> policy, on_device;
     policy.calibration = calibration.host.view();
     on_device.calibration = calibration.on_device();
-    Twin<PagedLayout<>, Shaped4Searched> twin(twin_config(head_dim), {policy}, {on_device});
+    Twin<PagedLayout<>, Shaped4Searched> twin(two_layers(head_dim), {policy}, {on_device});
     TwinRun<Twin<PagedLayout<>, Shaped4Searched>> calls(twin, 5);
     REQUIRE(calls.go(40) == "");
   }

@@ -25,20 +25,10 @@ using HalfValues = Compose<KeyValue<Kivi2::key_codec, Identity>, TailCodec<Int8>
 using Elements = Compose<Kivi2, TailCodec<NvFp4>>;
 constexpr TailSpec short_tail{.min_tokens = 20, .granule_tokens = 64, .sink_tokens = 5};
 
-CacheConfig twin_config(int head_dim, int max_step_tokens) {
-  return {.num_layers = 2,
-          .num_query_heads = 4,
-          .num_kv_heads = 2,
-          .head_dim = head_dim,
-          .max_sequences = 3,
-          .max_tokens = 512,
-          .max_step_tokens = max_step_tokens};
-}
-
 template <Layout L, class P>
 void run(std::uint64_t seed, int head_dim, const TailSpec& tail) {
   INFO("head dimension " << head_dim);
-  Twin<L, P> twin(twin_config(head_dim, 70), {{.tail = tail}});
+  Twin<L, P> twin(two_layers(head_dim, 70), {{.tail = tail}});
   TwinRun<Twin<L, P>> calls(twin, seed);
   REQUIRE(calls.go(150) == "");
 }
@@ -61,7 +51,7 @@ TEST_CASE("tails of another codec on host and device", "[cuda][tail_codec]") {
 
 TEST_CASE("large numbers in tails of 8 bits on host and device", "[cuda][tail_codec]") {
   if (!has_device()) TERSE_SKIP("no CUDA device");
-  Twin<PagedLayout<>, HalfValues> twin(twin_config(64, 70), {{.tail = short_tail}});
+  Twin<PagedLayout<>, HalfValues> twin(two_layers(64, 70), {{.tail = short_tail}});
   const SequenceId s = *twin.host.cache.create_sequence();
   REQUIRE(*twin.device.create_sequence(nullptr) == s);
   Random random(7);
@@ -88,7 +78,7 @@ TEST_CASE("blocks of shaped codes that are sealed from 8 bits on host and device
   PolicyConfig<Calibrated> on_device = policy;
   policy.calibration = calibration.host.view();
   on_device.calibration = calibration.on_device();
-  Twin<PagedLayout<>, Calibrated> twin(twin_config(128, most_tokens), {policy}, {on_device});
+  Twin<PagedLayout<>, Calibrated> twin(two_layers(128, most_tokens), {policy}, {on_device});
   // Codes are made in a stream beside the step.
   cudaStream_t side = nullptr;
   cudaEvent_t appended = nullptr, encoded = nullptr;

@@ -11,8 +11,6 @@ using namespace terse::tests;
 
 namespace {
 
-using Dims = cuda::HeadDims<64>;  // kernels take long to compile
-
 /// Without a tail: every token is encoded in its own step.
 using OpenTrellis = KeyValue<ShapedTrellis2::key_codec, ShapedTrellis2::value_codec>;
 
@@ -20,13 +18,6 @@ using OpenTrellis = KeyValue<ShapedTrellis2::key_codec, ShapedTrellis2::value_co
 template <class P>
 void run(std::uint64_t seed, int head_dim, bool is_calibrated) {
   INFO("head dimension " << head_dim << (is_calibrated ? ", calibrated" : ""));
-  const CacheConfig config{.num_layers = 2,
-                           .num_query_heads = 4,
-                           .num_kv_heads = 2,
-                           .head_dim = head_dim,
-                           .max_sequences = 3,
-                           .max_tokens = 512,
-                           .max_step_tokens = 70};
   PolicyConfig<PolicyOf<P>> policy;
   if constexpr (!std::is_same_v<P, OpenTrellis>) {
     policy.tail = TailSpec{.min_tokens = 20, .sink_tokens = 5};
@@ -37,7 +28,7 @@ void run(std::uint64_t seed, int head_dim, bool is_calibrated) {
     policy.calibration = calibration.host.view();
     on_device.calibration = calibration.on_device();
   }
-  Twin<PagedLayout<>, P> twin(config, {policy}, {on_device});
+  Twin<PagedLayout<>, P> twin(two_layers(head_dim), {policy}, {on_device});
   TwinRun<Twin<PagedLayout<>, P>> calls(twin, seed);
   REQUIRE(calls.go(40) == "");
 }
@@ -47,11 +38,7 @@ void check_attention() {
   const HostCalibration calibration(1, 2, 64);
   PolicyConfig<PolicyOf<P>> policy{.tail = TailSpec{.min_tokens = 20, .sink_tokens = 5}};
   policy.calibration = calibration.view();
-  Driver<PagedLayout<>, P> d(device_config(12, 2, 64, 1024), policy);
-  const SequenceId s = d.create();
-  REQUIRE(d.fill(s, 333, 100).ok());
-  check_rows<Dims>(d, s, 1);
-  check_rows<Dims>(d, s, 3);
+  check_few_rows<P>(policy);
 }
 
 }  // namespace

@@ -15,6 +15,17 @@
 
 namespace terse::tests {
 
+/// Two layers of two KV heads.
+inline CacheConfig two_layers(int head_dim, int max_step_tokens = 70) {
+  return {.num_layers = 2,
+          .num_query_heads = 4,
+          .num_kv_heads = 2,
+          .head_dim = head_dim,
+          .max_sequences = 3,
+          .max_tokens = 512,
+          .max_step_tokens = max_step_tokens};
+}
+
 enum class Numbers {
   normal,
   odd,  ///< also zeros of both signs, constants, tiny and huge ones

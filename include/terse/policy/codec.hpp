@@ -162,5 +162,10 @@ template <Codec C>
   return {};
 }
 
+/// Whether a codec that derives from `Base` leaves encode_token and decode to it.
+template <class C, class Base>
+inline constexpr bool encodes_and_decodes_as =
+    &C::encode_token == &Base::encode_token&&& C::decode == &Base::decode;
+
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse

@@ -115,10 +115,8 @@ struct LevelCodes {
 
 /// Served by kernels that look levels up: codes and decodes as LevelCodes does.
 template <class C>
-concept LevelCodec =
-    Codec<C> && std::derived_from<C, LevelCodes<typename C::level_format>> &&& C::encode_token ==
-    &LevelCodes<typename C::level_format>::encode_token&&& C::decode ==
-    &LevelCodes<typename C::level_format>::decode;
+concept LevelCodec = Codec<C> && std::derived_from<C, LevelCodes<typename C::level_format>> &&
+    encodes_and_decodes_as<C, LevelCodes<typename C::level_format>>;
 
 }  // namespace TERSE_FLAGS_NAMESPACE
 }  // namespace terse

@@ -148,8 +148,7 @@ struct ShapedTrellis : ShapedCodec {
 template <class C>
 concept TrellisCodec =
     Codec<C> && !AffineCodec<C> && std::derived_from<C, ShapedTrellis<C::trellis_spec>> &&
-    &C::encode_token == &ShapedTrellis<C::trellis_spec>::encode_token &&
-    &C::decode == &ShapedTrellis<C::trellis_spec>::decode;
+    encodes_and_decodes_as<C, ShapedTrellis<C::trellis_spec>>;
 
 /// The policy: keys and values on shaped trellises, and a tail. PolicyConfig::calibration is that
 /// of the model (Calibration).

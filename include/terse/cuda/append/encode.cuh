@@ -46,7 +46,7 @@ concept RoundsByWarps = ShapesErrors<C> || TrellisCodec<C>;
 
 /// Codecs that make a tile's numbers their codes, which encode_words packs.
 template <class C>
-concept FindsCodesFirst = RoundsByWarps<C> ||(LevelCodec<C> && !AffineCodec<C>);
+concept FindsCodesFirst = (LevelCodec<C> && !AffineCodec<C>) || RoundsByWarps<C>;
 
 /// The format of such codes.
 template <FindsCodesFirst C>
